@@ -1,0 +1,75 @@
+# Two commands: `make run` starts a Kubernetes control plane, `make test` proves that it works.
+#
+# Nothing is compiled into the checkout: cargo's output and the upstream binaries go to the user's cache directory, where
+# another clone of this repository finds them again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+CACHE_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+export K0S_CACHE_DIR ?= $(CACHE_HOME)/k0s-rs
+export CARGO_TARGET_DIR ?= $(K0S_CACHE_DIR)/target
+RELEASE := $(CARGO_TARGET_DIR)/release
+
+# make run: where the cluster's state lives, and a directory with kube-apiserver & co. to use instead of compiling them.
+DATA_DIR ?= $(CURDIR)/.run
+BIN_DIR ?=
+# More arguments for `k0s controller`.
+ARGS ?=
+# make test: how long each fuzz target runs.
+FUZZ_SECONDS ?= 20
+
+.PHONY: help run build test check lint unit fuzz upstream
+
+help:
+	@echo "make run     build what is missing and run a control plane in the foreground (DATA_DIR=, BIN_DIR=, ARGS=)"
+	echo "make test    everything CI runs"
+	echo "make build   k0s and kine, release profile, into $(RELEASE)"
+
+run:
+	@xtask/prerequisites.sh rust gcc $(if $(BIN_DIR),,go)
+	bin_dir="$(BIN_DIR)"
+	[ -n "$$bin_dir" ] || bin_dir=$$(cargo xtask kubernetes)
+	cargo build --locked --release --package controller --bin k0s
+	exec "$(RELEASE)/k0s" controller --storage=sqlite --data-dir "$(DATA_DIR)" --bin-dir "$$bin_dir" $(ARGS)
+
+build:
+	@xtask/prerequisites.sh rust gcc
+	cargo build --locked --release --package controller --package kine-rs
+
+# In this order, so that a misplaced comma fails in seconds and the runner's summary comes last.
+test: check lint upstream build fuzz unit
+
+check:
+	@xtask/prerequisites.sh --install rust gcc go curl
+
+lint: check
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+upstream: check
+	@cargo xtask upstream
+
+# Tests find the programs they start by these variables:
+#   K0S_TEST_BIN_DIR  kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy, kubectl,
+#                     etcd, etcdctl, etcdutl, kine (the Go one)
+#   K0S_TEST_K0S      our k0s
+#   K0S_TEST_KINE     our kine
+unit: upstream build
+	@export K0S_TEST_BIN_DIR=$$(cargo xtask upstream)
+	export K0S_TEST_K0S="$(RELEASE)/k0s" K0S_TEST_KINE="$(RELEASE)/kine"
+	log=$$(mktemp)
+	trap 'rm -f "$$log"' EXIT
+	status=0
+	cargo test --locked --workspace --no-fail-fast </dev/null 2>&1 | tee "$$log" || status=$$?
+	awk '/^test result: / { suites++; passed += $$4; failed += $$6; ignored += $$8 }
+	     END { printf "\n%d suites\ntest result: %s. %d passed; %d failed; %d ignored\n",
+	                  suites, (failed || '$$status') ? "FAILED" : "ok", passed, failed, ignored }' "$$log"
+	exit "$$status"
+
+# fuzz/run.sh builds every fuzz target and runs each for the given number of seconds.
+fuzz: check
+	@if [ -x fuzz/run.sh ]; then fuzz/run.sh "$(FUZZ_SECONDS)"; fi

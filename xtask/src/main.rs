@@ -1,0 +1,74 @@
+//! `cargo xtask`: what developers and the Makefile do besides cargo's own verbs.
+//!
+//! Progress goes to stderr; stdout carries only the answer (a directory), so that `dir=$(cargo xtask kubernetes)` works.
+//! The upstream binaries come from [`upstream`]. Nothing here is
+//! part of the product.
+
+mod cache;
+mod download;
+mod go;
+mod upstream;
+mod versions;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+use crate::cache::Cache;
+use crate::versions::Versions;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Developer tasks of this repository")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the Kubernetes binaries (or download the official ones) and print their directory
+    Kubernetes(Kubernetes),
+    /// Build what tests and benchmarks compare us with (etcd, etcdctl, etcdutl, Go kine) and print the directory
+    Peers,
+    /// Build all of it and print one directory with every binary
+    Upstream,
+}
+
+#[derive(Args)]
+struct Kubernetes {
+    /// Fetch the official release and verify its SHA-256 instead of compiling (needs curl and internet access)
+    #[arg(long)]
+    download: bool,
+    /// Download server [default: the project's own, from xtask/upstream/versions.toml]
+    #[arg(long, requires = "download", value_name = "URL")]
+    base_url: Option<String>,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let root = workspace_root()?;
+    let versions = Versions::read(&root.join("xtask/upstream"))?;
+    let cache = Cache::from_environment()?;
+    match cli.task {
+        Task::Kubernetes(Kubernetes { download: true, base_url }) => {
+            print_dir(download::install(&cache, versions.group("kubernetes")?, base_url.as_deref())?)
+        }
+        Task::Kubernetes(_) => print_dir(upstream::build(&cache, &versions, &["kubernetes"])?),
+        Task::Peers => print_dir(upstream::build(&cache, &versions, &["etcd", "kine"])?),
+        Task::Upstream => print_dir(upstream::build(&cache, &versions, &["kubernetes", "etcd", "kine"])?),
+    }
+}
+
+fn print_dir(dir: PathBuf) -> Result<()> {
+    println!("{}", dir.display());
+    Ok(())
+}
+
+/// The checkout that `cargo xtask` was called in. Asked at run time: clones at other paths share one target directory.
+fn workspace_root() -> Result<PathBuf> {
+    let xtask =
+        std::env::var_os("CARGO_MANIFEST_DIR").context("run this as `cargo xtask`, inside the checkout")?;
+    let root = PathBuf::from(xtask).parent().context("CARGO_MANIFEST_DIR has no parent")?.to_owned();
+    Ok(root)
+}
