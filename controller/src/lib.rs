@@ -1,1 +1,10 @@
-//! (first content follows)
+//! `k0s` itself: the command line, the cluster's configuration and PKI, the plan of what runs on a controller, and running it.
+//!
+//! What decides is pure (`plan`, `pki::certificate`, `pki::names`, `paths`); what does (`run`, `pki`, `cli`) decides little.
+//! Supervision of processes is crate `worker`, the datastore is crate `kine-rs`.
+
+pub mod account;
+pub mod durable_file;
+pub mod kubeconfig;
+pub mod paths;
+pub mod pki;
