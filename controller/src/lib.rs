@@ -4,6 +4,7 @@
 //! Supervision of processes is crate `worker`, the datastore is crate `kine-rs`.
 
 pub mod account;
+pub mod config;
 pub mod durable_file;
 pub mod kubeconfig;
 pub mod paths;

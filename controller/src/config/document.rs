@@ -1,0 +1,180 @@
+//! From bytes to one untyped value: YAML as Go's tools read it, or JSON, which is YAML too.
+//!
+//! Kubernetes configuration is YAML 1.1 in practice (`yes`, `on`, `0777`), so that is what is accepted. Invariant:
+//! whatever the bytes are, time and memory stay bounded by the constants below; anything beyond is an error.
+
+use serde_json::Value;
+use serde_saphyr::{Error, Options, budget, options};
+
+/// The largest file that is read. etcd, where the configuration may live, takes 1.5 MiB.
+pub const BYTES_MAX: usize = 1024 * 1024;
+/// Collections within collections; the deepest real field is nine deep.
+const DEPTH_MAX: usize = 48;
+/// Values, those that aliases repeat included.
+const NODES_MAX: usize = 100_000;
+const ALIASES_MAX: usize = 1_000;
+
+/// The first document of the input.
+#[derive(Debug)]
+pub struct Document {
+    /// `null` if there is none.
+    pub root: Value,
+    /// More documents follow, which nobody reads.
+    pub is_followed: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    #[error("is larger than {BYTES_MAX} bytes")]
+    TooLarge,
+    #[error("is not UTF-8 at byte {0}")]
+    NotUtf8(usize),
+    #[error(
+        "is nested or repeats itself too much: at most {DEPTH_MAX} levels, {NODES_MAX} values and {ALIASES_MAX} aliases"
+    )]
+    TooComplex,
+    #[error("line {line}, column {column}: field {key:?} is given twice")]
+    DuplicateKey { line: u64, column: u64, key: String },
+    #[error("is not valid YAML: {0}")]
+    Syntax(String),
+}
+
+/// Reads the first document.
+///
+/// # Errors
+/// If it is not valid or exceeds the limits. What follows the first document is only looked at enough to see that
+/// something does.
+pub fn parse(bytes: &[u8]) -> Result<Document, DocumentError> {
+    if bytes.len() > BYTES_MAX {
+        return Err(DocumentError::TooLarge);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| DocumentError::NotUtf8(error.valid_up_to()))?;
+    let mut reader = text.as_bytes();
+    let mut documents = serde_saphyr::read_with_options::<_, Value>(&mut reader, limits());
+    let root = documents.next().transpose().map_err(|error| reworded(&error))?.unwrap_or_default();
+    let is_followed = documents.next().is_some();
+    Ok(Document { root, is_followed })
+}
+
+fn limits() -> Options {
+    options! {
+        budget: budget! {
+            max_depth: DEPTH_MAX,
+            max_nodes: NODES_MAX,
+            max_aliases: ALIASES_MAX,
+            max_anchors: ALIASES_MAX,
+        },
+        legacy_octal_numbers: true,
+        // A snippet could carry a password into a log.
+        with_snippet: false,
+    }
+}
+
+fn reworded(error: &Error) -> DocumentError {
+    match error {
+        Error::Budget { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => DocumentError::TooComplex,
+        Error::DuplicateMappingKey { key: Some(key), location } => {
+            DocumentError::DuplicateKey { line: location.line(), column: location.column(), key: key.clone() }
+        }
+        Error::AliasError { error, .. } => reworded(error),
+        _ => DocumentError::Syntax(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn root(text: &str) -> Value {
+        parse(text.as_bytes()).unwrap().root
+    }
+
+    fn error(text: &str) -> String {
+        parse(text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn scalars_mean_what_go_takes_them_for() {
+        assert_eq!(
+            root("[yes, on, y, True, no, off, n, FALSE]"),
+            json!([true, true, true, true, false, false, false, false])
+        );
+        assert_eq!(
+            root("[0777, 0x1f, 0b11, 1_000, +5, 1e3, 6443.0]"),
+            json!([511, 31, 3, 1000, 5, 1e3, 6443.0])
+        );
+        assert_eq!(root("[~, null, Null, NULL, '']"), json!([null, null, null, null, ""]));
+        assert_eq!(
+            root("['yes', \"0777\", 1:30, 2001-01-01, 10.0.0.0/8]"),
+            json!(["yes", "0777", "1:30", "2001-01-01", "10.0.0.0/8"])
+        );
+    }
+
+    #[test]
+    fn json_crlf_bom_and_merge_keys_are_fine() {
+        assert_eq!(root("{\"a\": {\"b\": [1, \"x\"]}}"), json!({"a": {"b": [1, "x"]}}));
+        assert_eq!(root("\u{feff}a: 1\r\nb: |\r\n  x\r\n  y\r\n"), json!({"a": 1, "b": "x\ny\n"}));
+        assert_eq!(
+            root("a: &x {p: 1, q: 2}\nb: {<<: *x, q: 3}"),
+            json!({"a": {"p": 1, "q": 2}, "b": {"p": 1, "q": 3}})
+        );
+    }
+
+    #[test]
+    fn only_the_first_document_is_read() {
+        for (text, is_followed) in
+            [("a: 1", false), ("a: 1\n---\n", false), ("---\na: 1\n...\n", false), ("a: 1\n---\nb: 2", true)]
+        {
+            let document = parse(text.as_bytes()).unwrap();
+            assert_eq!((document.root, document.is_followed), (json!({"a": 1}), is_followed), "{text:?}");
+        }
+        for empty in ["", "# nothing\n", "---\n", "null", "---\n---\n", "\u{feff}"] {
+            assert_eq!(root(empty), Value::Null, "{empty:?}");
+        }
+    }
+
+    #[test]
+    fn broken_yaml_is_refused_with_its_place() {
+        assert_eq!(error("a:\n  b: 1\n  b: 2\n"), "line 3, column 3: field \"b\" is given twice");
+        assert!(error("a:\n\tb: 1\n").contains("line 2"), "{}", error("a:\n\tb: 1\n"));
+        for bad in [
+            "a: [1",
+            "a: *nobody",
+            "a: &a [*a]",
+            "a: .inf",
+            "a: 'x",
+            "[1, 2]: x",
+            "a: b: c",
+            "{a: 1",
+            "%FOO\n%\n",
+            "\u{0}",
+        ] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+        assert_eq!(parse(b"a: \xff").unwrap_err().to_string(), "is not UTF-8 at byte 3");
+    }
+
+    #[test]
+    fn bombs_are_refused_quickly() {
+        let started = std::time::Instant::now();
+        let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for n in 1..30 {
+            let aliases = vec![format!("*a{}", n - 1); 10].join(", ");
+            laughs += &format!("a{n}: &a{n} [{aliases}]\n");
+        }
+        assert!(matches!(parse(laughs.as_bytes()), Err(DocumentError::TooComplex)));
+        let stairs: String = (0..500).map(|n| format!("{}a:\n", " ".repeat(n))).collect();
+        assert!(matches!(parse(stairs.as_bytes()), Err(DocumentError::TooComplex)));
+        assert!(parse("[".repeat(100_000).as_bytes()).is_err());
+        assert!(parse("{a: ".repeat(50_000).as_bytes()).is_err());
+        assert!(parse("- ".repeat(100_000).as_bytes()).is_err());
+        assert!(matches!(parse(&vec![b'#'; BYTES_MAX + 1]), Err(DocumentError::TooLarge)));
+        assert!(matches!(parse("- x\n".repeat(200_000).as_bytes()), Err(DocumentError::TooComplex)));
+        // Far below what any of them would take if it were not bounded.
+        assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+    }
+}

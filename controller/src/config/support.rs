@@ -1,0 +1,127 @@
+//! What this release does not do yet, in one place.
+//!
+//! The configuration is parsed and checked in full. A setting whose feature is missing is then refused, never ignored:
+//! `not supported yet: spec.konnectivity.agentPort`. Setting it to its default is fine. When a feature arrives, its line
+//! here goes.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::ClusterConfig;
+use super::field::Field;
+use super::problem::{FieldError, FieldPath, Report};
+use super::storage::{Datastore, DatastoreKind, Storage};
+
+/// Fields, or whole sections, that may only have their default value.
+const NOT_BUILT: &[&str] = &[
+    // The join API.
+    "spec.api.k0sApiPort",
+    // Settings of the etcd or kine process that upstream starts; our datastore is in this process.
+    "spec.storage.kine.extraArgs",
+    "spec.storage.kine.rawArgs",
+    // Workers, and what runs on them.
+    "spec.network.provider",
+    "spec.network.kubeProxy",
+    "spec.network.kuberouter",
+    "spec.network.coreDNS",
+    "spec.network.nodeLocalLoadBalancing",
+    "spec.network.controlPlaneLoadBalancing",
+    "spec.workerProfiles",
+    "spec.images",
+    "spec.extensions.helm.repositories",
+    "spec.extensions.helm.charts",
+    "spec.konnectivity",
+    "spec.metricsServer",
+];
+
+/// Datastores that can be used.
+const BUILT_DATASTORES: &[DatastoreKind] = &[DatastoreKind::Sqlite];
+
+/// Reports every setting whose feature is missing.
+pub fn check(config: &ClusterConfig, default: &ClusterConfig, data_dir: &Path, report: &mut Report) {
+    let (actual, usual) = (config.write(), default.write());
+    for path in NOT_BUILT {
+        let pointer = format!("/{}", path.replace('.', "/"));
+        differences(&FieldPath::from(*path), actual.pointer(&pointer), usual.pointer(&pointer), report);
+    }
+    let network = &config.spec.network;
+    let at = FieldPath::from("spec.network");
+    for (name, cidr) in [("podCIDR", network.pod_cidr), ("serviceCIDR", network.service_cidr)] {
+        if cidr.is_ipv6() && !network.dual_stack.enabled {
+            not_built(&at.child(name), "IPv6 without IPv4", report);
+        }
+    }
+    // Storage that nobody chose is refused only when it is to be used: `config create` writes it into every file.
+    let storage = &config.spec.storage;
+    let chosen = storage.kind != default.spec.storage.kind || storage.etcd.external_cluster.is_some();
+    if let Some(error) = chosen.then(|| datastore(storage, data_dir).err()).flatten() {
+        report.add(error);
+    }
+}
+
+/// The datastore to run.
+///
+/// # Errors
+/// If the data source is not understood, or the datastore is not built yet.
+pub fn datastore(storage: &Storage, data_dir: &Path) -> Result<Datastore, FieldError> {
+    let datastore = storage.datastore(data_dir)?;
+    if BUILT_DATASTORES.contains(&datastore.kind()) {
+        return Ok(datastore);
+    }
+    let detail = format!("{}; --storage=sqlite is", datastore.kind());
+    Err(FieldError::NotBuilt { path: FieldPath::from("spec.storage.type"), detail })
+}
+
+/// Names the deepest fields that differ.
+fn differences(at: &FieldPath, actual: Option<&Value>, default: Option<&Value>, report: &mut Report) {
+    match (actual, default) {
+        (Some(Value::Object(actual)), Some(Value::Object(default))) => {
+            let removed = default.keys().filter(|key| !actual.contains_key(*key));
+            for key in actual.keys().chain(removed) {
+                differences(&at.child(key), actual.get(key), default.get(key), report);
+            }
+        }
+        (actual, default) if actual == default => {}
+        _ => not_built(at, "", report),
+    }
+}
+
+fn not_built(at: &FieldPath, detail: &str, report: &mut Report) {
+    report.add(FieldError::NotBuilt { path: at.clone(), detail: detail.to_owned() });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a line that outlives a renaming, and so refuses nothing.
+    #[test]
+    fn every_line_names_a_field_that_exists() {
+        for path in NOT_BUILT {
+            let (mut config, mut report) = (ClusterConfig::default(), Report::default());
+            // A list is a wrong value for a section and a string; for a list, its item is wrong.
+            let node =
+                path.rsplit('.').fold(serde_json::json!([7]), |node, key| serde_json::json!({ key: node }));
+            config.read(node, &FieldPath::root(), &mut report);
+            let problems = report.finish().unwrap_err().to_string();
+            assert!(problems.starts_with(path) && !problems.contains("unknown field"), "{path}: {problems}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_supported() {
+        let (config, mut report) = (ClusterConfig::default(), Report::default());
+        check(&config, &config, Path::new("/data"), &mut report);
+        assert_eq!(report.finish(), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_datastore_that_is_not_built_says_which_is() {
+        let error = datastore(&Storage::default(), Path::new("/data")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "not supported yet: spec.storage.type (replicated datastore (raft); --storage=sqlite is)"
+        );
+    }
+}
