@@ -1,1 +1,17 @@
-//! (first content follows)
+//! Conformance machinery: etcd's behaviour as data, run over a real etcd and over every backend of ours.
+//!
+//! A [`command::Command`] is one thing a client can ask; [`session::Session`] asks it and turns the whole answer into
+//! text in which only what a server picks by itself is replaced by a name. Everything else here is built on that text:
+//! [`transcript`] compares it with files.
+//! [`server::Server`] owns the process under test. Nothing in here links the datastore: servers are reached by address.
+
+pub mod command;
+pub mod literal;
+pub mod parse;
+pub mod print;
+pub mod render;
+pub mod server;
+pub mod session;
+pub mod streams;
+pub mod symbol;
+pub mod transcript;

@@ -1,0 +1,51 @@
+//! Every transcript over a real etcd, which keeps the files honest, and over every backend of ours.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use conformance::server::Flavor;
+use conformance::transcript;
+
+fn dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts")
+}
+
+fn check(name: &str, flavor: Flavor) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let path = dir().join(name).with_extension("txt");
+    if let Err(error) = runtime.block_on(transcript::check(&path, flavor)) {
+        panic!("{error:#}");
+    }
+}
+
+macro_rules! transcripts {
+    ($flavors:tt: $($name:ident)*) => {
+        $(transcripts!(@each $name $flavors);)*
+        const NAMES: &[&str] = &[$(stringify!($name)),*];
+    };
+    (@each $name:ident [$($module:ident: $flavor:ident),*]) => {
+        mod $name {
+            $(#[test]
+            fn $module() {
+                super::check(stringify!($name), conformance::server::Flavor::$flavor);
+            })*
+        }
+    };
+}
+
+transcripts! {
+    [etcd: Etcd]:
+    alarm auth compaction compaction_fresh delete errors kubernetes lease lease_expiry limits maintenance put quota range range_sort
+    range_stream restart txn txn_compare txn_duplicate txn_limits txn_nested watch watch_fragment watch_ids
+    watch_interval watch_past watch_progress
+}
+
+#[test]
+fn every_file_is_run() {
+    let files = std::fs::read_dir(dir()).unwrap().map(|entry| entry.unwrap().path());
+    let transcripts = files.filter(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    let found: BTreeSet<String> =
+        transcripts.map(|path| path.file_stem().unwrap().to_str().unwrap().to_string()).collect();
+    let run: BTreeSet<String> = NAMES.iter().map(ToString::to_string).collect();
+    assert_eq!(found, run);
+}
