@@ -208,13 +208,9 @@ pub enum ShowImages {
     Yes,
 }
 
-/// What `config create` prints: the defaults on this host, keys in alphabetical order as upstream prints them.
+/// What `config create` prints: the defaults on this host.
 pub fn create(host: &Host, images: ShowImages) -> String {
-    let mut config = ClusterConfig::default_on(host).write();
-    if images == ShowImages::No {
-        images::without_images(&mut config);
-    }
-    serde_saphyr::to_string(&config).expect("a tree of strings, numbers and mappings is always YAML")
+    ClusterConfig::default_on(host).to_yaml(images)
 }
 
 impl ClusterConfig {
@@ -224,6 +220,15 @@ impl ClusterConfig {
         config.spec.api.address = host.address;
         config.spec.storage.etcd.peer_address = host.address.to_string();
         config
+    }
+
+    /// As a file, keys in alphabetical order as upstream prints them. Contains secrets if the configuration does.
+    pub fn to_yaml(&self, images: ShowImages) -> String {
+        let mut config = self.write();
+        if images == ShowImages::No {
+            images::without_images(&mut config);
+        }
+        document::write(config.as_object().expect("a section is written as a mapping"))
     }
 
     fn rules(&self, at: &FieldPath, report: &mut Report) {
@@ -274,12 +279,67 @@ impl Spec {
             let path = at.child("network").child("nodeLocalLoadBalancing").child("enabled");
             report.forbidden(&path, "cannot be used together with spec.api.externalAddress");
         }
-        if self.network.api_service_addresses(AddressFamily::Ipv4).is_err()
-            || self.network.dns_address().is_err()
-        {
-            let cidr = self.network.service_cidr.to_string();
-            let detail = "must have room for the addresses of the API service and of cluster DNS";
-            report.invalid(&at.child("network").child("serviceCIDR"), problem::quoted(&cidr), detail);
-        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(address: &str) -> Host {
+        let address = address.parse().unwrap();
+        Host { address, addresses: vec![address] }
+    }
+
+    fn loaded(text: &str) -> Result<ClusterConfig, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("k0s.yaml");
+        std::fs::write(&file, text).unwrap();
+        let overrides = Overrides { storage: Some(StorageType::Sqlite), data_dir: Path::new("/data") };
+        let shown = |error: LoadError| {
+            let source = std::error::Error::source(&error).expect("every error of loading has a source");
+            format!("{error}: {source}").replace(&file.display().to_string(), "FILE")
+        };
+        load(&Source::File(file.clone()), &overrides, &host("192.0.2.10"))
+            .map(|loaded| loaded.config)
+            .map_err(shown)
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_field() {
+        assert_eq!(
+            loaded("spec: {api: {port: 0.5, prot: 1}}").unwrap_err(),
+            "the configuration from FILE is not valid: spec.api.prot: unknown field, did you mean \"port\"?\n\
+             spec.api.port: Invalid value: 0.5: must be a whole number"
+        );
+        assert_eq!(
+            loaded("a: 1\na: 2").unwrap_err(),
+            "the configuration from FILE: line 2, column 1: field \"a\" is given twice"
+        );
+        let missing = Source::File("/nonexistent/k0s.yaml".into());
+        let overrides = Overrides { storage: None, data_dir: Path::new("/data") };
+        let error = load(&missing, &overrides, &host("192.0.2.10")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read the configuration from /nonexistent/k0s.yaml");
+    }
+
+    #[test]
+    fn the_datastore_comes_from_the_flag_and_the_data_directory() {
+        let config = loaded("").unwrap();
+        let sqlite = Datastore::Sqlite { file: "/data/db/state.db".into() };
+        assert_eq!(config.spec.datastore(Path::new("/data")), Ok(sqlite));
+        assert!(ClusterConfig::default().spec.datastore(Path::new("/data")).is_err());
+    }
+
+    #[test]
+    fn the_primary_family_is_that_of_the_address_the_api_is_known_by() {
+        let family = |address: &str, external: Option<&str>| {
+            let mut config = ClusterConfig::default_on(&host(address));
+            config.spec.api.external_address = external.map(|external| external.parse().unwrap());
+            config.spec.primary_address_family()
+        };
+        assert_eq!(family("192.0.2.1", None), AddressFamily::Ipv4);
+        assert_eq!(family("2001:db8::1", None), AddressFamily::Ipv6);
+        assert_eq!(family("2001:db8::1", Some("lb.example.com")), AddressFamily::Ipv4);
+        assert_eq!(family("192.0.2.1", Some("[2001:db8::1]:443")), AddressFamily::Ipv6);
     }
 }

@@ -168,29 +168,28 @@ impl FromStr for HostPort {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const NO_HOST: &str = "must be an IP address or DNS name, optionally followed by a port";
-        let (host, port) = if is_host(text) {
-            (text, None)
-        } else {
-            text.rsplit_once(':').map(|(h, p)| (h, Some(p))).ok_or(NO_HOST)?
+        if is_any_address(text) {
+            return Err("must not be the any-address");
+        }
+        if is_host(text) {
+            return Ok(Self { host: text.to_owned(), port: None });
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(NO_HOST)?;
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(bracketed) => bracketed.parse::<Ipv6Addr>().map(|_| bracketed).map_err(|_| NO_HOST)?,
+            None if host.contains(':') || !is_host(host) => return Err(NO_HOST),
+            None => host,
         };
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let host = match bare {
-            Some(host) if host.parse::<Ipv6Addr>().is_ok() => host,
-            None if port.is_none() || !host.contains(':') => host,
-            _ => return Err(NO_HOST),
-        };
-        if !is_host(host) {
+        if port.is_empty() || !port.bytes().all(|digit| digit.is_ascii_digit()) {
             return Err(NO_HOST);
         }
         if is_any_address(host) {
             return Err("must not be the any-address");
         }
-        let port = match port.map(str::parse::<u16>) {
-            None => None,
-            Some(Ok(port)) if port != 0 => Some(port),
-            Some(_) => return Err("port must be between 1 and 65535, inclusive"),
-        };
-        Ok(Self { host: host.to_owned(), port })
+        match port.parse() {
+            Ok(port) if port != 0 => Ok(Self { host: host.to_owned(), port: Some(port) }),
+            _ => Err("port must be between 1 and 65535, inclusive"),
+        }
     }
 }
 

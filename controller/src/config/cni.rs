@@ -22,8 +22,7 @@ section! {
         mtu "mtu": i32 = 0,
         /// 0 turns metrics off.
         metrics_port "metricsPort": i32 = 8080,
-        /// `None` (an empty string in the file) falls back to `hairpinMode`.
-        hairpin "hairpin" (zero_is_default): Option<Hairpin> = Some(Hairpin::Enabled),
+        hairpin "hairpin": Hairpin = Hairpin::Enabled,
         /// Deprecated for `hairpin`.
         hairpin_mode "hairpinMode": bool = false,
         ip_masq "ipMasq": bool = false,
@@ -42,6 +41,8 @@ choice! {
         Enabled = "Enabled",
         Allowed = "Allowed",
         Disabled = "Disabled",
+        /// Whatever `hairpinMode` says.
+        Legacy = "",
     }
 }
 

@@ -1,9 +1,9 @@
-//! From bytes to one untyped value: YAML as Go's tools read it, or JSON, which is YAML too.
+//! From bytes to one untyped value and back: YAML as Go's tools read and write it, or JSON, which is YAML too.
 //!
 //! Kubernetes configuration is YAML 1.1 in practice (`yes`, `on`, `0777`), so that is what is accepted. Invariant:
 //! whatever the bytes are, time and memory stay bounded by the constants below; anything beyond is an error.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use serde_saphyr::{Error, Options, budget, options};
 
 /// The largest file that is read. etcd, where the configuration may live, takes 1.5 MiB.
@@ -35,6 +35,8 @@ pub enum DocumentError {
     TooComplex,
     #[error("line {line}, column {column}: field {key:?} is given twice")]
     DuplicateKey { line: u64, column: u64, key: String },
+    #[error("line {line}, column {column}: number out of range")]
+    NumberOutOfRange { line: u64, column: u64 },
     #[error("is not valid YAML: {0}")]
     Syntax(String),
 }
@@ -78,9 +80,91 @@ fn reworded(error: &Error) -> DocumentError {
         Error::DuplicateMappingKey { key: Some(key), location } => {
             DocumentError::DuplicateKey { line: location.line(), column: location.column(), key: key.clone() }
         }
+        Error::NonFiniteFloat { location, .. } => {
+            DocumentError::NumberOutOfRange { line: location.line(), column: location.column() }
+        }
         Error::AliasError { error, .. } => reworded(error),
         _ => DocumentError::Syntax(error.to_string()),
     }
+}
+
+/// Writes a mapping as Go's tools do: keys in order, lists not indented, plain text wherever it reads back as the same.
+pub fn write(root: &Map<String, Value>) -> String {
+    let mut text = String::new();
+    write_mapping(root, 0, &mut text);
+    text
+}
+
+fn write_mapping(map: &Map<String, Value>, indent: usize, text: &mut String) {
+    for (n, (key, value)) in map.iter().enumerate() {
+        if n > 0 {
+            text.extend(std::iter::repeat_n(' ', indent));
+        }
+        text.push_str(&scalar(&Value::from(key.as_str())));
+        text.push(':');
+        write_value(value, indent, text);
+    }
+}
+
+/// What follows `key:` or `-`, up to and with the end of the line; `indent` is that of the key.
+fn write_value(value: &Value, indent: usize, text: &mut String) {
+    const STEP: usize = 2;
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            text.push('\n');
+            text.extend(std::iter::repeat_n(' ', indent + STEP));
+            write_mapping(map, indent + STEP, text);
+        }
+        Value::Array(items) if !items.is_empty() => {
+            text.push('\n');
+            for item in items {
+                text.extend(std::iter::repeat_n(' ', indent));
+                text.push('-');
+                match item {
+                    Value::Object(map) if !map.is_empty() => {
+                        text.push(' ');
+                        write_mapping(map, indent + STEP, text);
+                    }
+                    item => write_value(item, indent + STEP, text),
+                }
+            }
+        }
+        scalar_or_empty => {
+            text.push(' ');
+            text.push_str(&scalar(scalar_or_empty));
+            text.push('\n');
+        }
+    }
+}
+
+/// On one line: plain text if nothing takes it for something else, else in double quotes.
+fn scalar(value: &Value) -> String {
+    let Value::String(text) = value else { return value.to_string() };
+    let word = |c: char| c.is_ascii_alphanumeric() || "./_~-+@:".contains(c);
+    let is_plain = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
+        && !text.ends_with(':')
+        && text.chars().all(word)
+        // YAML 1.1 takes 1:30 for a number in base 60.
+        && !(text.contains(':') && text.chars().all(|c| c.is_ascii_digit() || c == ':'))
+        && parse(text.as_bytes()).is_ok_and(|document| document.root == *value);
+    if is_plain { text.clone() } else { double_quoted(text) }
+}
+
+fn double_quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            ' '..='~' | '\u{a0}'..='\u{2027}' | '\u{202a}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' => {
+                quoted.push(c)
+            }
+            _ => quoted.push_str(&format!("\\U{:08x}", u32::from(c))),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 #[cfg(test)]
@@ -156,6 +240,28 @@ mod tests {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
         assert_eq!(parse(b"a: \xff").unwrap_err().to_string(), "is not UTF-8 at byte 3");
+    }
+
+    #[test]
+    fn what_is_written_looks_like_gos_output() {
+        let value = json!({
+            "address": "192.0.2.10", "cidr": "10.0.0.0/8", "bind": "0.0.0.0:10249", "ip": "::1", "ipv6": "2001:db8::1", "path": "/a/b~c",
+            "empty": "", "yes": "yes", "y": "n", "octal": "0777", "float": "1e3", "base60": "1:30", "null": "null",
+            "date": "2001-01-01", "comment": "a # b", "map": "a: b", "lines": "a\nb\n", "star": "*x", "number": 7, "on": true,
+            "list": ["a", {"b": 1, "c": {"d": []}}, [1, [2]], {}], "nothing": {},
+        });
+        let text = write(value.as_object().unwrap());
+        assert_eq!(root(&text), value, "{text}");
+        for line in [
+            "address: 192.0.2.10",
+            "bind: 0.0.0.0:10249",
+            "cidr: 10.0.0.0/8",
+            "\"yes\": \"yes\"",
+            "nothing: {}",
+        ] {
+            assert!(text.lines().any(|written| written == line), "{line} in\n{text}");
+        }
+        assert!(text.contains("\nlist:\n- a\n- b: 1\n  c:\n    d: []\n"), "{text}");
     }
 
     #[test]

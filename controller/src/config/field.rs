@@ -24,7 +24,7 @@ pub trait Field {
 
     fn write(&self) -> Value;
 
-    /// Whether this is Go's zero value, which is left out when writing unless the field says `(always)`.
+    /// Whether this is Go's zero value. As a default it is left out when writing, unless the field says `(always)`.
     fn is_zero(&self) -> bool {
         false
     }
@@ -71,11 +71,12 @@ macro_rules! section {
             }
 
             fn write(&self) -> serde_json::Value {
+                let default = Self::default();
                 let mut map = serde_json::Map::new();
                 $(
-                    let keep = $crate::config::field::section!(@mode $($mode)?)
+                    let always = $crate::config::field::section!(@mode $($mode)?)
                         == $crate::config::field::Mode::Always;
-                    if keep || !self.$field.is_zero() {
+                    if always || !self.$field.is_zero() || self.$field != default.$field {
                         map.insert($key.to_owned(), self.$field.write());
                     }
                 )*
@@ -427,6 +428,8 @@ impl Field for BTreeMap<String, String> {
             return report.invalid(at, rendered(&node), "must be a mapping");
         };
         for (key, node) in entries {
+            // A key without a value is an empty text, as it is for Go.
+            let node = if node.is_null() { Value::from("") } else { node };
             if let Some(text) = read_string(node, &at.key(&key), report) {
                 self.insert(key, text);
             }
@@ -453,6 +456,7 @@ mod tests {
             name "name": String = "x".to_owned(),
             enabled "enabled" (always): bool = false,
             port "port" (zero_is_default): i32 = 6443,
+            metrics "metrics": i32 = 8080,
             args "extraArgs": BTreeMap<String, String> = BTreeMap::new(),
             inner "inner": Option<Inner> = None,
             list "list": Vec<Inner> = Vec::new(),
@@ -510,8 +514,12 @@ mod tests {
     }
 
     #[test]
-    fn zero_values_are_not_written_unless_the_field_says_so() {
-        assert_eq!(Sample::default().write(), json!({"name": "x", "enabled": false, "port": 6443}));
+    fn zero_values_are_only_written_where_they_say_something() {
+        let default = json!({"name": "x", "enabled": false, "port": 6443, "metrics": 8080});
+        assert_eq!(Sample::default().write(), default);
+        let silent = Sample { metrics: 0, name: String::new(), ..Sample::default() };
+        assert_eq!(silent.write(), json!({"name": "", "enabled": false, "port": 6443, "metrics": 0}));
+        assert_eq!(read(silent.write()).unwrap(), silent);
     }
 
     #[test]

@@ -26,9 +26,9 @@ section! {
         primary_address_family "primaryAddressFamily" (zero_is_default): Option<AddressFamily> = None,
         dual_stack "dualStack": DualStack = DualStack::default(),
         kube_proxy "kubeProxy": KubeProxy = KubeProxy::default(),
-        /// `None` with another provider.
-        kube_router "kuberouter": Option<KubeRouter> = Some(KubeRouter::default()),
-        /// `None` with another provider.
+        /// Means nothing with another provider.
+        kube_router "kuberouter": KubeRouter = KubeRouter::default(),
+        /// There is one with that provider; means nothing with another.
         calico "calico": Option<Calico> = None,
         core_dns "coreDNS": Option<CoreDns> = None,
         node_local_load_balancing "nodeLocalLoadBalancing": NodeLocalLoadBalancing =
@@ -101,14 +101,10 @@ impl Network {
         cidr.nth(n).ok_or(ServiceCidrTooSmall { cidr, purpose: "cluster DNS" })
     }
 
-    /// Gives the chosen provider and load balancer their defaults and takes those of the others away, unless the file
-    /// says otherwise.
+    /// Gives the chosen provider and load balancer their defaults.
     pub(super) fn settle(&mut self) {
         if self.provider == Provider::Calico && self.calico.is_none() {
             self.calico = Some(Calico::default());
-        }
-        if self.provider == Provider::Calico && self.kube_router == Some(KubeRouter::default()) {
-            self.kube_router = None;
         }
         let local = &mut self.node_local_load_balancing;
         if local.kind == NodeLocalType::Traefik && local.traefik.is_none() {
@@ -117,6 +113,9 @@ impl Network {
     }
 
     fn rules(&self, at: &FieldPath, report: &mut Report) {
+        if self.calico.is_some() && self.provider != Provider::Calico {
+            report.warn(format!("{} is not used with provider {}", at.child("calico"), self.provider));
+        }
         if !is_dns_name(&self.cluster_domain) {
             report.invalid(&at.child("clusterDomain"), quoted(&self.cluster_domain), "invalid DNS name");
         }
@@ -125,6 +124,10 @@ impl Network {
             report.invalid(&at.child("podCIDR"), quoted(&self.pod_cidr.to_string()), detail);
         }
         service_range_rules(self.service_cidr, &at.child("serviceCIDR"), report);
+        if self.dns_address().is_err() {
+            let detail = "must have room for the address of cluster DNS";
+            report.invalid(&at.child("serviceCIDR"), quoted(&self.service_cidr.to_string()), detail);
+        }
         if self.dual_stack.enabled {
             self.dual_stack_rules(at, report);
         }
@@ -169,9 +172,12 @@ impl Network {
 }
 
 fn service_range_rules(cidr: Cidr, at: &FieldPath, report: &mut Report) {
+    let shown = quoted(&cidr.to_string());
     if cidr.is_ipv6() && cidr.host_bits() > SERVICE_HOST_BITS_MAX {
         let detail = format!("prefix length must be at least {}", 128 - SERVICE_HOST_BITS_MAX);
-        report.invalid(at, quoted(&cidr.to_string()), detail);
+        report.invalid(at, shown, detail);
+    } else if cidr.nth(1).is_none() {
+        report.invalid(at, shown, "must have room for the address of the API service");
     }
 }
 

@@ -1,8 +1,8 @@
 //! What is wrong with a configuration, and where.
 //!
 //! Errors are phrased as Kubernetes phrases field errors (`spec.api.port: Invalid value: 0: must be …`), so a user who
-//! knows one knows the other. Invariant: a [`Report`] keeps every problem it is told of, up to [`PROBLEMS_MAX`], in the
-//! order of the fields; it never decides what is a problem. Filled by `field` and by the sections' rules; printed by the
+//! knows one knows the other. Invariant: a [`Report`] keeps the first problem of every field, up to [`PROBLEMS_MAX`]
+//! fields, in the order they were found; it never decides what is a problem. Filled by `field` and by the sections' rules; printed by the
 //! command line.
 
 use std::fmt;
@@ -89,8 +89,26 @@ pub struct Report {
     warnings: Vec<String>,
 }
 
+impl FieldError {
+    pub fn path(&self) -> &FieldPath {
+        match self {
+            Self::Invalid { path, .. }
+            | Self::Required { path, .. }
+            | Self::Unsupported { path, .. }
+            | Self::Forbidden { path, .. }
+            | Self::Duplicate { path, .. }
+            | Self::Unknown { path, .. }
+            | Self::NotBuilt { path, .. } => path,
+        }
+    }
+}
+
 impl Report {
+    /// A field that could not be read still has its default, so what follows for it is not worth telling.
     pub fn add(&mut self, error: FieldError) {
+        if self.errors.iter().any(|earlier| earlier.path() == error.path()) {
+            return;
+        }
         if self.errors.len() < PROBLEMS_MAX {
             self.errors.push(error);
         } else {
@@ -196,6 +214,14 @@ mod tests {
         let problems = report.finish().unwrap_err();
         assert_eq!(problems.errors.len(), PROBLEMS_MAX);
         assert!(problems.to_string().ends_with("\nand 7 more"), "{problems}");
+    }
+
+    #[test]
+    fn a_field_is_complained_about_once() {
+        let mut report = Report::default();
+        report.invalid(&FieldPath::from("a"), 1, "wrong");
+        report.required(&FieldPath::from("a"), "must be specified");
+        assert_eq!(report.finish().unwrap_err().to_string(), "a: Invalid value: 1: wrong");
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl fmt::Display for DatastoreKind {
             Self::Sqlite => "SQLite",
             Self::Postgres => "PostgreSQL",
             Self::Mysql => "MySQL",
-            Self::Raft => "replicated datastore (raft)",
+            Self::Raft => "raft",
             Self::ExternalEtcd => "external etcd",
         })
     }

@@ -25,8 +25,8 @@ const NOT_BUILT: &[&str] = &[
     "spec.network.kubeProxy",
     "spec.network.kuberouter",
     "spec.network.coreDNS",
-    "spec.network.nodeLocalLoadBalancing",
-    "spec.network.controlPlaneLoadBalancing",
+    "spec.network.nodeLocalLoadBalancing.enabled",
+    "spec.network.controlPlaneLoadBalancing.enabled",
     "spec.workerProfiles",
     "spec.images",
     "spec.extensions.helm.repositories",
@@ -69,12 +69,14 @@ pub fn datastore(storage: &Storage, data_dir: &Path) -> Result<Datastore, FieldE
     if BUILT_DATASTORES.contains(&datastore.kind()) {
         return Ok(datastore);
     }
-    let detail = format!("{}; --storage=sqlite is", datastore.kind());
+    let detail = format!("{}; use --storage=sqlite", datastore.kind());
     Err(FieldError::NotBuilt { path: FieldPath::from("spec.storage.type"), detail })
 }
 
-/// Names the deepest fields that differ.
+/// Names the deepest fields that differ. An empty section is as good as none.
 fn differences(at: &FieldPath, actual: Option<&Value>, default: Option<&Value>, report: &mut Report) {
+    let is_filled = |value: &&Value| value.as_object().is_none_or(|map| !map.is_empty());
+    let (actual, default) = (actual.filter(is_filled), default.filter(is_filled));
     match (actual, default) {
         (Some(Value::Object(actual)), Some(Value::Object(default))) => {
             let removed = default.keys().filter(|key| !actual.contains_key(*key));
@@ -119,9 +121,6 @@ mod tests {
     #[test]
     fn a_datastore_that_is_not_built_says_which_is() {
         let error = datastore(&Storage::default(), Path::new("/data")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "not supported yet: spec.storage.type (replicated datastore (raft); --storage=sqlite is)"
-        );
+        assert_eq!(error.to_string(), "not supported yet: spec.storage.type (raft; use --storage=sqlite)");
     }
 }
