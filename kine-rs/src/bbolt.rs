@@ -36,7 +36,7 @@
 //! price of two passes is that both must see the same view of the store (the writer refuses a difference), and a walk
 //! over lengths, which the key index knows without touching values.
 //!
-//! Both passes use the same [`shape`], so they cannot disagree. Memory is one page per tree level plus the largest
+//! Both passes use the same `shape`, so they cannot disagree. Memory is one page per tree level plus the largest
 //! record.
 
 pub mod etcd;

@@ -57,30 +57,27 @@ pub(super) struct BranchItem<'n> {
     pub child: u64,
 }
 
-/// Place of an element's data, relative to the node.
+/// Where an element says its data is, relative to the node.
 struct Span {
-    start: usize,
-    key_len: usize,
-    value_len: usize,
+    start: u64,
+    key_len: u32,
+    value_len: u32,
+}
+
+impl Span {
+    fn end(&self) -> u64 {
+        self.start + u64::from(self.key_len) + u64::from(self.value_len)
+    }
 }
 
 impl Node {
-    /// Reads the page with number `id` at the start of `extent`. `head_len` is how much to read at least.
-    pub fn load(source: &impl ReadAt, id: u64, extent: Extent, head_len: usize) -> Result<Self, ReadError> {
-        let mut node = Self {
-            extent,
-            kind: Kind::Leaf,
-            count: 0,
-            head: Vec::new(),
-            beyond: Vec::new(),
-            beyond_start: 0,
-        };
-        if extent.len < PAGE_HEADER_LEN as u64 {
+    /// Takes the page with number `id`, whose first bytes are `head`: one page, or all of `extent` if that is less.
+    pub fn new(source: &impl ReadAt, id: u64, extent: Extent, head: Vec<u8>) -> Result<Self, ReadError> {
+        let mut node = Self { extent, kind: Kind::Leaf, count: 0, head, beyond: Vec::new(), beyond_start: 0 };
+        let Some(header) = node.head.first_chunk() else {
             return Err(node.corrupt(0, Fault::TooShort { len: extent.len }));
-        }
-        node.read_head(source, head_len.max(PAGE_HEADER_LEN))?;
-        let header =
-            PageHeader::decode(node.head[..PAGE_HEADER_LEN].try_into().expect("a slice of 16 bytes"));
+        };
+        let header = PageHeader::decode(header);
         if header.id != id {
             return Err(node.corrupt(0, Fault::PageId { found: header.id }));
         }
@@ -97,7 +94,8 @@ impl Node {
             return Err(node.corrupt(10, Fault::Count { count: header.count, len: extent.len }));
         }
         if node.table_end() > node.head.len() {
-            node.read_head(source, node.table_end())?;
+            node.head.resize(node.table_end(), 0);
+            read(source, &mut node.head, extent.offset)?;
         }
         Ok(node)
     }
@@ -110,26 +108,27 @@ impl Node {
         self.count
     }
 
+    pub fn extent(&self) -> Extent {
+        self.extent
+    }
+
     /// Element `index` of a leaf, which is below [`Node::count`].
     pub fn leaf_item(&mut self, source: &impl ReadAt, index: usize) -> Result<LeafItem<'_>, ReadError> {
-        let at = PAGE_HEADER_LEN + index * ELEMENT_LEN;
-        let is_bucket = match u32_at(&self.head, at) {
+        let is_bucket = match u32_at(&self.head, element_at(index)) {
             0 => false,
             BUCKET_ELEMENT => true,
-            flags => return Err(self.corrupt(at, Fault::ElementFlags { flags })),
+            flags => return Err(self.corrupt_item(index, Fault::ElementFlags { flags })),
         };
-        let (pos, key_len) = (u32_at(&self.head, at + 4), u32_at(&self.head, at + 8));
-        let span = self.span(at, pos, key_len, u32_at(&self.head, at + 12))?;
-        let value_offset = self.extent.offset + (span.start + span.key_len) as u64;
+        let span = self.checked_span(index)?;
+        let value_offset = self.extent.offset + span.start + u64::from(span.key_len);
         let (key, value) = self.bytes(source, &span)?;
         Ok(LeafItem { is_bucket, key, value, value_offset })
     }
 
     /// Element `index` of a branch, which is below [`Node::count`].
     pub fn branch_item(&mut self, source: &impl ReadAt, index: usize) -> Result<BranchItem<'_>, ReadError> {
-        let at = PAGE_HEADER_LEN + index * ELEMENT_LEN;
-        let child = u64_at(&self.head, at + 8);
-        let span = self.span(at, u32_at(&self.head, at), u32_at(&self.head, at + 4), 0)?;
+        let child = u64_at(&self.head, element_at(index) + 8);
+        let span = self.checked_span(index)?;
         Ok(BranchItem { key: self.bytes(source, &span)?.0, child })
     }
 
@@ -141,58 +140,67 @@ impl Node {
 
     /// An error at element `index`.
     pub fn corrupt_item(&self, index: usize, fault: Fault) -> ReadError {
-        self.corrupt(PAGE_HEADER_LEN + index * ELEMENT_LEN, fault)
-    }
-
-    pub fn page(&self) -> u64 {
-        self.extent.page
+        self.corrupt(element_at(index), fault)
     }
 
     /// Where element `index` is.
     pub fn item_extent(&self, index: usize) -> Extent {
-        let at = PAGE_HEADER_LEN + index * ELEMENT_LEN;
-        Extent { page: self.extent.page, offset: self.extent.offset + at as u64, len: ELEMENT_LEN as u64 }
+        let offset = self.extent.offset + element_at(index) as u64;
+        Extent { page: self.extent.page, offset, len: ELEMENT_LEN as u64 }
     }
 
     fn table_end(&self) -> usize {
-        PAGE_HEADER_LEN + self.count * ELEMENT_LEN
+        element_at(self.count)
     }
 
-    /// Checks where the element at byte `at` says its data is.
-    fn span(&self, at: usize, pos: u32, key_len: u32, value_len: u32) -> Result<Span, ReadError> {
-        if key_len == 0 || key_len as usize > KEY_BYTES_MAX {
-            return Err(self.corrupt(at, Fault::KeyLength { len: key_len }));
+    fn span(&self, index: usize) -> Span {
+        let at = element_at(index);
+        let field = |n: usize| u32_at(&self.head, at + 4 * n);
+        let (pos, key_len, value_len) = match self.kind {
+            Kind::Branch => (field(0), field(1), 0),
+            Kind::Leaf => (field(1), field(2), field(3)),
+        };
+        Span { start: at as u64 + u64::from(pos), key_len, value_len }
+    }
+
+    /// The data of elements is in the order of the elements and never overlaps, so that a page cannot make us read more
+    /// than its length.
+    fn checked_span(&self, index: usize) -> Result<Span, ReadError> {
+        let span = self.span(index);
+        if span.key_len == 0 || span.key_len as usize > KEY_BYTES_MAX {
+            return Err(self.corrupt_item(index, Fault::KeyLength { len: span.key_len }));
         }
-        if value_len > READ_VALUE_BYTES_MAX {
-            return Err(self.corrupt(at, Fault::ValueLength { len: value_len }));
+        if span.value_len > READ_VALUE_BYTES_MAX {
+            return Err(self.corrupt_item(index, Fault::ValueLength { len: span.value_len }));
         }
-        let start = at as u64 + u64::from(pos);
-        let end = start + u64::from(key_len) + u64::from(value_len);
-        if start < self.table_end() as u64 || end > self.extent.len {
-            return Err(self.corrupt(at, Fault::DataOutside { start, end, len: self.extent.len }));
+        let min = if index == 0 { self.table_end() as u64 } else { self.span(index - 1).end() };
+        if span.start < min || span.end() > self.extent.len {
+            let fault = Fault::DataOutside { start: span.start, end: span.end(), min, max: self.extent.len };
+            return Err(self.corrupt_item(index, fault));
         }
-        // Below 2^34, and we are on a 64-bit system.
-        Ok(Span { start: start as usize, key_len: key_len as usize, value_len: value_len as usize })
+        Ok(span)
     }
 
     fn bytes(&mut self, source: &impl ReadAt, span: &Span) -> Result<(&[u8], &[u8]), ReadError> {
-        let len = span.key_len + span.value_len;
-        if span.start + len <= self.head.len() {
-            return Ok(self.head[span.start..span.start + len].split_at(span.key_len));
+        // Positions are below 2^34, and we are on a 64-bit system.
+        let (start, end, key_len) = (span.start as usize, span.end() as usize, span.key_len as usize);
+        if end <= self.head.len() {
+            return Ok(self.head[start..end].split_at(key_len));
         }
         // A record is asked for more than once, and one of these can be long.
-        if self.beyond_start != span.start || self.beyond.len() != len {
-            self.beyond.resize(len, 0);
-            read(source, &mut self.beyond, self.extent.offset + span.start as u64)?;
-            self.beyond_start = span.start;
+        if self.beyond_start != start || self.beyond.len() != end - start {
+            self.beyond_start = 0;
+            self.beyond.resize(end - start, 0);
+            read(source, &mut self.beyond, self.extent.offset + span.start)?;
+            self.beyond_start = start;
         }
-        Ok(self.beyond.split_at(span.key_len))
+        Ok(self.beyond.split_at(key_len))
     }
+}
 
-    fn read_head(&mut self, source: &impl ReadAt, len: usize) -> Result<(), ReadError> {
-        self.head.resize(self.extent.len.min(len as u64) as usize, 0);
-        read(source, &mut self.head, self.extent.offset)
-    }
+/// Byte of an element in its page.
+fn element_at(index: usize) -> usize {
+    PAGE_HEADER_LEN + index * ELEMENT_LEN
 }
 
 /// A positioned read whose error says where.

@@ -2,7 +2,7 @@
 //!
 //! Whatever the bytes are, reading ends, with records or with an error that names page and offset. A walk goes down at
 //! most [`DEPTH_MAX`] pages, every step down ends at a record, and records ascend strictly, so no record is seen twice
-//! and no loop in the file can hold a walk. Pages have no checksums: damage inside a value shows only in the trailer of a
+//! and no loop in the file can hold a walk; the pages of a walk together are no longer than the file. Pages have no checksums: damage inside a value shows only in the trailer of a
 //! snapshot ([`super::verify_trailer`]).
 //!
 //! Memory: one page a level and one record. The file must not change meanwhile, as with a snapshot or a stopped etcd.
@@ -70,14 +70,16 @@ pub enum Fault {
     KeyLength { len: u32 },
     #[error("a value of {len} bytes, which is more than we read into memory")]
     ValueLength { len: u32 },
-    #[error("data from byte {start} to {end} of the page is not between its elements and its end at {len}")]
-    DataOutside { start: u64, end: u64, len: u64 },
+    #[error("data at bytes {start} to {end} of the page, which is not inside {min} to {max}")]
+    DataOutside { start: u64, end: u64, min: u64, max: u64 },
     #[error("a bucket of {len} bytes, expected its {BUCKET_HEADER_LEN} byte header")]
     BucketHeader { len: usize },
     #[error("the key is out of order")]
     KeyOrder,
     #[error("the tree is deeper than {DEPTH_MAX} pages")]
     TooDeep,
+    #[error("the tree has more pages than the file")]
+    TooManyPages,
     #[error("more than {BUCKETS_MAX} buckets")]
     TooManyBuckets,
     #[error("a record where a bucket is expected")]
@@ -158,7 +160,7 @@ impl<S: ReadAt> Reader<S> {
             if buckets.len() == BUCKETS_MAX {
                 return Err(node.corrupt_item(index, Fault::TooManyBuckets));
             }
-            let page = node.page();
+            let page = node.extent().page;
             let item = node.leaf_item(&self.source, index)?;
             let bucket = if item.is_bucket { bucket(page, &item) } else { Err(Fault::NotABucket) };
             buckets.push(bucket.map_err(|fault| node.corrupt_item(index, fault))?);
@@ -175,29 +177,35 @@ impl<S: ReadAt> Reader<S> {
         match tree {
             Tree::Rooted { page, named_at } => self.load_page(page, named_at),
             Tree::Inline(extent) => {
-                Node::load(&self.source, INLINE_PAGE, extent, self.meta.page_size as usize)
+                let head = self.read_head(extent)?;
+                Node::new(&self.source, INLINE_PAGE, extent, head)
             }
         }
     }
 
     /// Reads the page with number `page`, which is told at `named_at`.
     fn load_page(&self, page: u64, named_at: Extent) -> Result<Node, ReadError> {
-        let high_water = self.meta.high_water;
+        let (page_size, high_water) = (u64::from(self.meta.page_size), self.meta.high_water);
         if !(FIRST_PAGE..high_water).contains(&page) {
             let fault = Fault::PageOutside { page, high_water };
             return Err(Corruption { page: named_at.page, offset: named_at.offset, fault }.into());
         }
-        let page_size = u64::from(self.meta.page_size);
-        let offset = page * page_size;
-        let mut header = [0; 16];
-        read(&self.source, &mut header, offset)?;
-        let pages = u64::from(PageHeader::decode(&header).overflow) + 1;
+        let mut extent = Extent { page, offset: page * page_size, len: page_size };
+        let head = self.read_head(extent)?;
+        let header = PageHeader::decode(head.first_chunk().expect("a page is longer than its header"));
+        let pages = u64::from(header.overflow) + 1;
         if pages > high_water - page {
             let fault = Fault::RunOutside { pages, high_water };
-            return Err(Corruption { page, offset: offset + 12, fault }.into());
+            return Err(Corruption { page, offset: extent.offset + 12, fault }.into());
         }
-        let extent = Extent { page, offset, len: pages * page_size };
-        Node::load(&self.source, page, extent, self.meta.page_size as usize)
+        extent.len = pages * page_size;
+        Node::new(&self.source, page, extent, head)
+    }
+
+    fn read_head(&self, extent: Extent) -> Result<Vec<u8>, ReadError> {
+        let mut head = vec![0; extent.len.min(u64::from(self.meta.page_size)) as usize];
+        read(&self.source, &mut head, extent.offset)?;
+        Ok(head)
     }
 
     fn meta_extent(&self) -> Extent {
@@ -260,6 +268,8 @@ struct Walk<'r, S> {
     start: Option<Tree>,
     /// From the root down; the second part is the next element.
     path: Vec<(Node, usize)>,
+    /// Bytes of pages that the tree can still have.
+    bytes_left: u64,
     /// The last key seen, on a branch or on a leaf.
     bound: Vec<u8>,
     /// Whether `bound` was a record's key: then the next key must be greater, else it may be equal.
@@ -268,13 +278,14 @@ struct Walk<'r, S> {
 
 impl<'r, S: ReadAt> Walk<'r, S> {
     fn new(reader: &'r Reader<S>, tree: Tree) -> Self {
-        Self { reader, start: Some(tree), path: Vec::new(), bound: Vec::new(), passed: false }
+        let bytes_left = reader.data_len();
+        Self { reader, start: Some(tree), path: Vec::new(), bytes_left, bound: Vec::new(), passed: false }
     }
 
     /// The leaf and the index of the next element. Its key has been checked against all before.
     fn step(&mut self) -> Result<Option<(&mut Node, usize)>, ReadError> {
         if let Some(tree) = self.start.take() {
-            self.path.push((self.reader.load(tree)?, 0));
+            self.enter(self.reader.load(tree)?)?;
         }
         while let Some((node, next)) = self.path.last_mut() {
             let index = *next;
@@ -315,7 +326,13 @@ impl<'r, S: ReadAt> Walk<'r, S> {
         if child.count() == 0 {
             return Err(child.corrupt(10, Fault::Empty));
         }
-        self.path.push((child, 0));
+        self.enter(child)
+    }
+
+    fn enter(&mut self, node: Node) -> Result<(), ReadError> {
+        let left = self.bytes_left.checked_sub(node.extent().len);
+        self.bytes_left = left.ok_or_else(|| node.corrupt(12, Fault::TooManyPages))?;
+        self.path.push((node, 0));
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ impl ReadAt for File {
     }
 }
 
-impl ReadAt for Vec<u8> {
+impl ReadAt for [u8] {
     fn size(&self) -> io::Result<u64> {
         Ok(self.len() as u64)
     }
