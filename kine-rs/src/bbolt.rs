@@ -33,8 +33,8 @@
 //! pages. Then the [`Writer`] takes the records and writes the file front to back into any [`std::io::Write`]. The
 //! alternative, a temporary file with the metas patched at the end, costs the disk space of a second database in the
 //! moment it is least available, writes and reads it once more, and delays the first byte until the last record. The
-//! price of two passes is that both must see the same view of the store (the writer refuses a difference), and a walk
-//! over lengths, which the key index knows without touching values.
+//! price of two passes is that both must see the same view of the store (the writer refuses a difference in the number of
+//! pages), and a walk over lengths, for which values need not be loaded (see [`etcd::KeyValueLen`]).
 //!
 //! Both passes use the same `shape`, so they cannot disagree. Memory is one page per tree level plus the largest
 //! record.

@@ -122,14 +122,8 @@ impl<S: ReadAt> Reader<S> {
             Err(_) => find_meta1(&source, size)?,
         };
         let meta = match (meta0, meta1) {
-            (Ok(a), Ok(b)) => {
-                if a.txid >= b.txid {
-                    a
-                } else {
-                    b
-                }
-            }
-            (Ok(meta), Err(_)) | (Err(_), Ok(meta)) => meta,
+            (Ok(a), Ok(b)) if a.txid < b.txid => b,
+            (Ok(meta), _) | (_, Ok(meta)) => meta,
             (Err(meta0), Err(meta1)) => return Err(ReadError::NoMeta { meta0, meta1 }),
         };
         let expected = meta.high_water.saturating_mul(u64::from(meta.page_size));

@@ -28,15 +28,13 @@ pub enum WriteError {
     NoBucket,
     #[error("bucket {bucket:?}: a key or bucket name of {len} bytes, allowed are 1 to {KEY_BYTES_MAX}")]
     KeyLength { bucket: String, len: usize },
-    #[error("bucket {bucket:?}: a value of {len} bytes, allowed are {VALUE_BYTES_MAX}")]
+    #[error("bucket {bucket:?}: a value of {len} bytes, allowed are up to {VALUE_BYTES_MAX}")]
     ValueTooLong { bucket: String, len: usize },
     #[error("bucket {bucket:?}: key {key:02x?} does not come after the one before it")]
     KeyOrder { bucket: String, key: Vec<u8> },
     #[error("bucket {bucket:?} does not come after bucket {previous:?}")]
     BucketOrder { bucket: String, previous: String },
-    #[error(
-        "not the records that were planned: planned are {planned} pages, the records need {written} or more"
-    )]
+    #[error("not the records that were planned: they need {written} pages or more, planned are {planned}")]
     NotAsPlanned { planned: u64, written: u64 },
     #[error("writing the bbolt file")]
     Io(#[from] io::Error),
