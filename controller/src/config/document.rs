@@ -88,7 +88,7 @@ fn reworded(error: &Error) -> DocumentError {
     }
 }
 
-/// Writes a mapping as Go's tools do: keys in order, lists not indented, plain text wherever it reads back as the same.
+/// Writes a mapping as Go's tools do: keys sorted, lists not indented, plain text wherever it reads back as the same.
 pub fn write(root: &Map<String, Value>) -> String {
     let mut text = String::new();
     write_mapping(root, 0, &mut text);
@@ -96,7 +96,9 @@ pub fn write(root: &Map<String, Value>) -> String {
 }
 
 fn write_mapping(map: &Map<String, Value>, indent: usize, text: &mut String) {
-    for (n, (key, value)) in map.iter().enumerate() {
+    let mut entries: Vec<_> = map.iter().collect();
+    entries.sort_by_key(|(key, _)| *key);
+    for (n, (key, value)) in entries.into_iter().enumerate() {
         if n > 0 {
             text.extend(std::iter::repeat_n(' ', indent));
         }

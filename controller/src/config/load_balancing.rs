@@ -5,9 +5,11 @@
 
 use std::net::IpAddr;
 
+use serde_json::Value;
+
 use super::address::{Cidr, Port};
 use super::duration::GoDuration;
-use super::field::{choice, section};
+use super::field::{Field, choice, read_integer, section};
 use super::images::{Image, PullPolicy};
 use super::problem::{FieldPath, Report, quoted};
 use super::secret::{HIDDEN, Secret};
@@ -122,16 +124,16 @@ choice! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressLabel(pub u32);
 
-impl super::field::Field for AddressLabel {
-    fn read(&mut self, node: serde_json::Value, at: &FieldPath, report: &mut Report) {
+impl Field for AddressLabel {
+    fn read(&mut self, node: Value, at: &FieldPath, report: &mut Report) {
         let max = i64::from(u32::MAX) - 1;
-        if let Some(label) = super::field::read_integer(&node, 0, max, at, report) {
+        if let Some(label) = read_integer(&node, 0, max, at, report) {
             self.0 = label as u32;
         }
     }
 
-    fn write(&self) -> serde_json::Value {
-        serde_json::Value::from(self.0)
+    fn write(&self) -> Value {
+        Value::from(self.0)
     }
 }
 

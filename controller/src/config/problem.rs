@@ -84,8 +84,8 @@ fn parenthesised(detail: &str) -> String {
 #[derive(Debug, Default)]
 pub struct Report {
     errors: Vec<FieldError>,
-    /// Errors beyond [`PROBLEMS_MAX`].
-    uncounted: usize,
+    /// Number of errors beyond [`PROBLEMS_MAX`].
+    omitted: usize,
     warnings: Vec<String>,
 }
 
@@ -112,7 +112,7 @@ impl Report {
         if self.errors.len() < PROBLEMS_MAX {
             self.errors.push(error);
         } else {
-            self.uncounted += 1;
+            self.omitted += 1;
         }
     }
 
@@ -143,7 +143,7 @@ impl Report {
         if self.errors.is_empty() {
             return Ok(self.warnings);
         }
-        Err(Problems { errors: self.errors, uncounted: self.uncounted })
+        Err(Problems { errors: self.errors, omitted: self.omitted })
     }
 }
 
@@ -151,8 +151,8 @@ impl Report {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
     pub errors: Vec<FieldError>,
-    /// Errors found beyond those in `errors`.
-    pub uncounted: usize,
+    /// Number of errors beyond those in `errors`.
+    pub omitted: usize,
 }
 
 impl fmt::Display for Problems {
@@ -163,8 +163,8 @@ impl fmt::Display for Problems {
             }
             write!(f, "{error}")?;
         }
-        if self.uncounted > 0 {
-            write!(f, "\nand {} more", self.uncounted)?;
+        if self.omitted > 0 {
+            write!(f, "\nand {} more", self.omitted)?;
         }
         Ok(())
     }

@@ -103,11 +103,6 @@ impl Datastore {
             Self::ExternalEtcd(_) => DatastoreKind::ExternalEtcd,
         }
     }
-
-    /// Whether another controller can join a cluster that keeps its state here.
-    pub fn is_joinable(&self) -> bool {
-        self.kind() != DatastoreKind::Sqlite
-    }
 }
 
 impl fmt::Display for DatastoreKind {
@@ -144,8 +139,7 @@ impl Storage {
     /// Applies `--storage`. A file that only carries the defaults, as `config create` writes them, gives way; one that
     /// chose something else does not.
     pub fn choose(&mut self, flag: StorageType, at: &FieldPath, report: &mut Report) {
-        let plain_etcd = Etcd { peer_address: self.etcd.peer_address.clone(), ..Etcd::default() };
-        let chosen_by_file = self.kind != StorageType::Etcd || self.etcd != plain_etcd;
+        let chosen_by_file = self.kind != StorageType::Etcd || !self.etcd.is_plain();
         if chosen_by_file && self.kind != flag && !self.is_kine_for(flag) {
             let detail =
                 format!("the file says {:?} but --storage says {:?}", self.kind.as_str(), flag.as_str());
@@ -209,15 +203,16 @@ impl Storage {
         }
     }
 
+    /// What is set for another type has no effect, upstream neither; say so.
     fn rules(&self, at: &FieldPath, report: &mut Report) {
         let etcd_is_used = matches!(self.kind, StorageType::Etcd | StorageType::Raft);
-        if etcd_is_used && self.kine.as_ref().is_some_and(|kine| *kine != Kine::default()) {
-            report.warn(format!("{} is not used with storage type {}", at.child("kine"), self.kind));
-        }
-        let unused_external = self.etcd.external_cluster.is_some() && self.kind != StorageType::Etcd;
-        if unused_external {
-            let path = at.child("etcd").child("externalCluster");
-            report.warn(format!("{path} is not used with storage type {}", self.kind));
+        let unused = [
+            ("etcd", !etcd_is_used && !self.etcd.is_plain()),
+            ("etcd.externalCluster", self.kind == StorageType::Raft && self.etcd.external_cluster.is_some()),
+            ("kine", etcd_is_used && self.kine.as_ref().is_some_and(|kine| *kine != Kine::default())),
+        ];
+        for (name, _) in unused.into_iter().filter(|(_, is_unused)| *is_unused) {
+            report.warn(format!("{at}.{name} is not used with storage type {}", self.kind));
         }
     }
 }
@@ -278,6 +273,11 @@ fn sqlite_file(source: &str, data_dir: &Path, path: FieldPath) -> Result<Datasto
 }
 
 impl Etcd {
+    /// Whether it says no more than `config create` writes; the address in there is that of the host it ran on.
+    fn is_plain(&self) -> bool {
+        *self == Self { peer_address: self.peer_address.clone(), ..Self::default() }
+    }
+
     fn rules(&self, at: &FieldPath, report: &mut Report) {
         if !is_host(&self.peer_address) {
             report.invalid(
