@@ -22,12 +22,13 @@ ARGS ?=
 # make test: how long each fuzz target runs.
 FUZZ_SECONDS ?= 20
 
-.PHONY: help run build test check lint unit fuzz upstream
+.PHONY: help run build test check lint unit fuzz upstream bench
 
 help:
 	@echo "make run     build what is missing and run a control plane in the foreground (DATA_DIR=, BIN_DIR=, ARGS=)"
 	echo "make test    everything CI runs"
 	echo "make build   k0s and kine, release profile, into $(RELEASE)"
+	echo "make bench   compare with real etcd and kine; takes an hour (a look: make bench ARGS=--quick)"
 
 run:
 	@xtask/prerequisites.sh rust gcc $(if $(BIN_DIR),,go)
@@ -73,3 +74,6 @@ unit: upstream build
 # fuzz/run.sh builds every fuzz target and runs each for the given number of seconds.
 fuzz: check
 	@if [ -x fuzz/run.sh ]; then fuzz/run.sh "$(FUZZ_SECONDS)"; fi
+
+bench: check
+	@cargo xtask bench $(ARGS)

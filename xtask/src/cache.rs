@@ -35,6 +35,11 @@ impl Cache {
         Ok(Self { dir: dir.join("upstream") })
     }
 
+    /// Directory beside the entries for data that nobody keeps.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.dir.with_file_name(name)
+    }
+
     /// Path of the entry `name`; calls `fill` with an empty directory first if there is none yet.
     pub fn entry(&self, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let finished = self.dir.join(name);

@@ -1,9 +1,10 @@
 //! `cargo xtask`: what developers and the Makefile do besides cargo's own verbs.
 //!
 //! Progress goes to stderr; stdout carries only the answer (a directory), so that `dir=$(cargo xtask kubernetes)` works.
-//! The upstream binaries come from [`upstream`]. Nothing here is
-//! part of the product.
+//! The upstream binaries come from [`upstream`], the comparison with etcd and kine from [`bench`].
+//! Nothing here is part of the product.
 
+mod bench;
 mod cache;
 mod download;
 mod go;
@@ -33,6 +34,8 @@ enum Task {
     Peers,
     /// Build all of it and print one directory with every binary
     Upstream,
+    /// Measure ours beside real etcd and real kine-SQLite, in one run
+    Bench(bench::Options),
 }
 
 #[derive(Args)]
@@ -57,6 +60,7 @@ fn main() -> Result<()> {
         Task::Kubernetes(_) => print_dir(upstream::build(&cache, &versions, &["kubernetes"])?),
         Task::Peers => print_dir(upstream::build(&cache, &versions, &["etcd", "kine"])?),
         Task::Upstream => print_dir(upstream::build(&cache, &versions, &["kubernetes", "etcd", "kine"])?),
+        Task::Bench(options) => bench::run(&root, &cache, &versions, &options),
     }
 }
 
