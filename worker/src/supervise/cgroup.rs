@@ -132,8 +132,15 @@ impl Cgroup {
         Ok(true)
     }
 
-    /// Removes an empty group; one that is gone is no error.
-    pub fn remove(&self) -> io::Result<()> {
+    /// Removes the group if it is empty. One that is not, because its processes go on, is met again by the next start.
+    pub fn discard(&self) {
+        if let Err(error) = self.remove() {
+            tracing::debug!(cgroup = %self.dir.display(), %error, "a cgroup is left behind");
+        }
+    }
+
+    /// One that is gone is no error.
+    fn remove(&self) -> io::Result<()> {
         match fs::remove_dir(&self.dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -87,7 +87,10 @@ struct Orphan {
 
 /// The process of that identity, if it still runs.
 fn find(name: &str, identity: &Identity) -> io::Result<Option<Orphan>> {
-    let Some(pid) = Pid::from_raw(identity.pid).filter(|_| identity.pid > 0) else { return Ok(None) };
+    // Neither zero nor negative: those mean groups to the kernel, and are no pids.
+    let Some(pid) = u32::try_from(identity.pid).ok().and_then(|_| Pid::from_raw(identity.pid)) else {
+        return Ok(None);
+    };
     // First the descriptor, then the comparison: what is compared is what the descriptor refers to.
     let Some(pidfd) = PidFd::open(pid)? else { return Ok(None) };
     match Identity::of(pid, identity.cgroup.clone()) {
@@ -175,5 +178,6 @@ async fn clear_cgroup(name: &str, identity: &Identity, descendants: Descendants)
             return Err(OrphanError::Descendants { name: name.to_owned(), cgroup: dir.clone() });
         }
     }
-    cgroup.remove().map_err(inspect)
+    cgroup.discard();
+    Ok(())
 }

@@ -100,12 +100,7 @@ impl Process {
                 "descendants of a component do not end although they were killed"
             );
         }
-        if let Some(cgroup) = &self.cgroup
-            && let Err(error) = cgroup.remove()
-            && self.descendants == Descendants::Kill
-        {
-            tracing::debug!(cgroup = %cgroup.dir().display(), %error, "the cgroup of a component is left behind");
-        }
+        self.cgroup.iter().for_each(Cgroup::discard);
         Ok(exit)
     }
 

@@ -7,7 +7,7 @@
 //! A child gets its own session, its cgroup, its user, and exactly the environment of its spec. Nothing else of k0s is passed on.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,6 +33,8 @@ const REQUESTS_MAX: usize = 16;
 /// A process that could not be started at all.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
+    #[error("{name}: executable {path} must be an absolute path")]
+    Relative { name: String, path: PathBuf },
     #[error("{name}: {path} does not exist")]
     Missing { name: String, path: PathBuf },
     #[error("{name}: the interpreter or dynamic loader that {path} asks for does not exist")]
@@ -122,7 +124,13 @@ fn spawn(launch: Launch) -> Result<Launched, SpawnError> {
     let Launch { spec, cgroup, state_file } = launch;
     check(&spec)?;
     let (cgroup, procs) = enter(cgroup);
-    let mut child = command(&spec, procs).spawn().map_err(|error| explain(&spec, error))?;
+    let mut child = match command(&spec, procs).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            cgroup.iter().for_each(Cgroup::discard);
+            return Err(explain(&spec, error));
+        }
+    };
     let watch = |source: io::Error| SpawnError::Watch { name: spec.name.clone(), source };
     let pid = Pid::from_child(&child);
     // The child has not been reaped, so the pid is still its own.
@@ -146,15 +154,50 @@ fn spawn(launch: Launch) -> Result<Launched, SpawnError> {
 
 /// What can be said better before forking than from the error number afterwards.
 fn check(spec: &ComponentSpec) -> Result<(), SpawnError> {
-    let name = spec.name.clone();
-    if !spec.working_dir.is_dir() {
-        return Err(SpawnError::WorkingDir { name, path: spec.working_dir.clone() });
+    let name = || spec.name.clone();
+    let path = || spec.executable.clone();
+    if !spec.executable.is_absolute() {
+        return Err(SpawnError::Relative { name: name(), path: path() });
     }
-    match &spec.user {
-        Some(user) if !geteuid().is_root() => {
-            Err(SpawnError::UserSwitch { name, uid: user.uid, own: geteuid().as_raw() })
+    if !spec.working_dir.is_dir() {
+        return Err(SpawnError::WorkingDir { name: name(), path: spec.working_dir.clone() });
+    }
+    if let Some(user) = &spec.user
+        && !geteuid().is_root()
+    {
+        return Err(SpawnError::UserSwitch { name: name(), uid: user.uid, own: geteuid().as_raw() });
+    }
+    // The C library's exec would hand a program of another machine to the shell as a script.
+    match (ExecutableKind::of(&spec.executable), ExecutableKind::of(Path::new("/proc/self/exe"))) {
+        (Ok(ExecutableKind::Script), _) => Ok(()),
+        (Ok(kind), Ok(own)) if kind != own => {
+            Err(SpawnError::Format { name: name(), path: path(), machine: std::env::consts::ARCH })
         }
+        // What cannot be read is left to exec to judge.
         _ => Ok(()),
+    }
+}
+
+/// What the first bytes of a file say about how it is executed.
+#[derive(Debug, PartialEq, Eq)]
+enum ExecutableKind {
+    Script,
+    /// Word size, byte order, and machine number as stored.
+    Elf([u8; 4]),
+    Unknown,
+}
+
+impl ExecutableKind {
+    fn of(path: &Path) -> io::Result<ExecutableKind> {
+        let mut head = Vec::new();
+        File::open(path)?.take(20).read_to_end(&mut head)?;
+        Ok(match head.as_slice() {
+            [b'#', b'!', ..] => ExecutableKind::Script,
+            [0x7f, b'E', b'L', b'F', word, order, .., m0, m1] if head.len() == 20 => {
+                ExecutableKind::Elf([*word, *order, *m0, *m1])
+            }
+            _ => ExecutableKind::Unknown,
+        })
     }
 }
 
@@ -205,6 +248,7 @@ impl Credentials {
 /// Runs in the child between fork and exec.
 fn prepare_child(parent: Pid, procs: Option<&File>, credentials: Option<&Credentials>) -> io::Result<()> {
     setsid()?;
+    close_on_exec();
     if let Some(mut procs) = procs {
         // A refusal is no reason not to start: the parent looks where the child has ended up.
         match procs.write(b"0") {
@@ -225,6 +269,14 @@ fn prepare_child(parent: Pid, procs: Option<&File>, credentials: Option<&Credent
         return Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()));
     }
     Ok(())
+}
+
+/// Keeps what k0s itself inherited (from a service manager, a shell) from its children; everything that k0s opens is
+/// closed on exec anyway. Linux before 5.11 refuses, and the child is then no worse off than under any other parent.
+fn close_on_exec() {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: takes no pointers and closes nothing now: it sets a flag of descriptors of this forked process.
+    unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 /// Ends a child that cannot be watched.
@@ -274,4 +326,30 @@ fn explain(spec: &ComponentSpec, source: io::Error) -> SpawnError {
 
 fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_told_apart_by_their_first_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let kind = |bytes: &[u8]| {
+            let path = dir.path().join("x");
+            fs::write(&path, bytes).unwrap();
+            ExecutableKind::of(&path).unwrap()
+        };
+        let mut elf = [0; 64];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        elf[18] = 183;
+        assert_eq!(kind(&elf), ExecutableKind::Elf([2, 1, 183, 0]));
+        assert_eq!(kind(&elf[..19]), ExecutableKind::Unknown);
+        assert_eq!(kind(b"#!/bin/sh\n"), ExecutableKind::Script);
+        assert_eq!(kind(b""), ExecutableKind::Unknown);
+        assert_eq!(
+            ExecutableKind::of(Path::new("/proc/self/exe")).unwrap(),
+            ExecutableKind::of(Path::new("/bin/sh")).unwrap()
+        );
+    }
 }
