@@ -20,6 +20,7 @@ mod host;
 mod orphan;
 mod output;
 mod pidfd;
+mod proc_stat;
 mod process;
 mod restart;
 mod spawn;

@@ -12,9 +12,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cgroup::Cgroup;
 use super::pidfd::PidFd;
+use super::proc_stat::{followers, is_in_group};
 use super::process::KILLED_WITHIN;
 use super::spec::{Descendants, StopPolicy};
-use super::state_file::{Identity, Stat, StateFile, boot_id, is_gone};
+use super::state_file::{Identity, StateFile, boot_id};
 
 /// What an earlier k0s left behind cannot be dealt with.
 #[derive(Debug, thiserror::Error)]
@@ -111,21 +112,13 @@ fn find(name: &str, identity: &Identity) -> io::Result<Option<Orphan>> {
     Ok(Some(Orphan { pid, pidfd, group }))
 }
 
-/// The processes of the group that `leader` leads, without itself.
+/// The other processes of the group that `leader` leads.
 fn group_of(leader: Pid) -> io::Result<Vec<PidFd>> {
     let mut members = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        let Some(pid) = pid.filter(|pid| *pid != leader) else { continue };
-        let is_member = || match Stat::read(pid) {
-            Ok(stat) => Ok(stat.group == leader.as_raw_pid()),
-            Err(error) if is_gone(&error) => Ok(false),
-            Err(error) => Err(error),
-        };
-        // Again with the descriptor open, for then the answer is about the process that it refers to.
-        if is_member()?
-            && let Some(pidfd) = PidFd::open(pid)?
-            && is_member()?
+    for pid in followers(leader)? {
+        // Asked again with the descriptor open: then the answer is about the process that it refers to.
+        if let Some(pidfd) = PidFd::open(pid)?
+            && is_in_group(pid, leader)?
         {
             members.push(pidfd);
         }

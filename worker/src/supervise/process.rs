@@ -3,21 +3,23 @@
 //! The invariant: the process is not reaped before its descendants were dealt with, so its pid and process group
 //! cannot have passed to a stranger when they are signalled. Dropping it kills it.
 
+use std::io;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::time::{Instant, timeout_at};
 
 use super::cgroup::Cgroup;
 use super::pidfd::PidFd;
+use super::proc_stat::followers;
 use super::spec::Descendants;
 use super::status::Exit;
 
 /// How long the kernel may take to end what was killed. Only a process stuck in a device or network file system takes longer.
 pub(super) const KILLED_WITHIN: Duration = Duration::from_secs(5);
 /// How often a killed process group is looked at until it is empty.
-const POLL: Duration = Duration::from_millis(2);
+const POLL: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct Process {
@@ -115,20 +117,24 @@ impl Process {
 
     /// Waits for the end of killed descendants: they may still hold ports and locks.
     async fn descendants_gone(&self, deadline: Instant) -> bool {
-        if let Some(cgroup) = &self.cgroup {
-            return cgroup.clear(deadline).await.unwrap_or_else(|error| {
-                tracing::error!(cgroup = %cgroup.dir().display(), %error, "cannot clear the cgroup of a component");
-                false
-            });
-        }
-        // The null signal: harmless should the number have a new owner meanwhile.
-        while test_kill_process_group(self.pid) == Ok(()) {
+        let gone = match &self.cgroup {
+            Some(cgroup) => cgroup.clear(deadline).await,
+            None => self.followers_gone(deadline).await,
+        };
+        gone.unwrap_or_else(|error| {
+            tracing::error!(pid = self.pid(), %error, "cannot find out whether descendants of a component have ended");
+            false
+        })
+    }
+
+    async fn followers_gone(&self, deadline: Instant) -> io::Result<bool> {
+        while !followers(self.pid)?.is_empty() {
             if Instant::now() >= deadline {
-                return false;
+                return Ok(false);
             }
             tokio::time::sleep(POLL).await;
         }
-        true
+        Ok(true)
     }
 }
 

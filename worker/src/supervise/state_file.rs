@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::proc_stat::{Stat, is_gone};
+
 /// Who a process is. Two processes never share all of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
@@ -47,37 +49,6 @@ impl Identity {
             Err(error) => Err(error),
         }
     }
-}
-
-/// What `/proc/<pid>/stat` says of interest here.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Stat {
-    pub group: i32,
-    pub start_ticks: u64,
-}
-
-impl Stat {
-    pub fn read(pid: Pid) -> io::Result<Stat> {
-        let path = format!("/proc/{}/stat", pid.as_raw_pid());
-        let text = fs::read(&path)?;
-        Stat::parse(&String::from_utf8_lossy(&text))
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{path} has an unknown form")))
-    }
-
-    fn parse(stat: &str) -> Option<Stat> {
-        // The second field is the program's own choice and may hold spaces and parentheses: start after the last one.
-        let (_, after_name) = stat.rsplit_once(')')?;
-        let mut fields = after_name.split_whitespace();
-        let group = fields.nth(2)?.parse().ok()?; // field 5
-        let start_ticks = fields.nth(16)?.parse().ok()?; // field 22
-        Some(Stat { group, start_ticks })
-    }
-}
-
-/// Reading `/proc` of a process that ends meanwhile gives either of these.
-pub(super) fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
-        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
 pub(super) fn boot_id() -> io::Result<String> {
@@ -140,14 +111,6 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stat_is_read_past_a_hostile_program_name() {
-        let stat = "71 (a) S 1 2 (b) R) S 1 71 70 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 10\n";
-        assert_eq!(Stat::parse(stat), Some(Stat { group: 71, start_ticks: 987_654 }));
-        assert_eq!(Stat::parse("71 (a) S 1"), None);
-        assert_eq!(Stat::parse(""), None);
-    }
 
     #[test]
     fn state_file_is_private_and_read_back_as_written() {

@@ -43,7 +43,7 @@ pub enum StartError {
     Spawn(#[from] SpawnError),
     #[error("{name} failed: {reason}{}", quote(.last_log_lines))]
     Failed { name: String, reason: String, last_log_lines: Vec<String> },
-    #[error("{name} is not ready after {waited:?}: {reason}{}", quote(.last_log_lines))]
+    #[error("{name} is not ready after {waited:.1?}: {reason}{}", quote(.last_log_lines))]
     NotReady { name: String, waited: Duration, reason: String, last_log_lines: Vec<String> },
     #[error("{0} was stopped while it was starting")]
     Stopped(String),
@@ -141,7 +141,7 @@ impl Supervisor {
             let progress = deadline.min(Instant::now() + PROGRESS_EVERY);
             match timeout_at(progress, &mut settled).await {
                 Ok(Ok(now)) if now.state == State::Ready => {
-                    tracing::info!(component = name, "ready after {:?}", since.elapsed());
+                    tracing::info!(component = name, "ready after {:.1?}", since.elapsed());
                     return Ok(());
                 }
                 Ok(Ok(now)) if now.state == State::Failed => {
@@ -357,7 +357,7 @@ impl Task {
     /// Waits before the next start; answers whether it was asked to stop instead.
     async fn back_off(&self, delay: Duration) -> bool {
         self.publish(|status| status.state = State::Backoff);
-        tracing::info!(component = self.spec.name, "starting again in {delay:?}");
+        tracing::info!(component = self.spec.name, "starting again in {delay:.1?}");
         timeout(delay, self.stop_asked()).await.is_ok()
     }
 
@@ -377,7 +377,7 @@ impl Task {
     }
 
     async fn note_end(&self, exit: Exit, lasted: Duration) {
-        tracing::error!(component = self.spec.name, "{exit} after {lasted:?}");
+        tracing::error!(component = self.spec.name, "{exit} after {lasted:.1?}");
         self.forget_process().await;
         self.publish(|status| {
             status.state = State::Backoff;
