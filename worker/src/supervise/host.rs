@@ -70,8 +70,12 @@ impl Host {
         StateFile::new(&self.0.state_dir, component)
     }
 
-    /// Ends what an earlier k0s left of this component.
-    pub(super) async fn reclaim(&self, spec: &ComponentSpec) -> Result<(), OrphanError> {
+    /// Ends what an earlier k0s left of this component. A start does so by itself; to do it before is for those who want
+    /// to look at what the leftover holds, such as a port.
+    ///
+    /// # Errors
+    /// When it does not end, or nobody can tell whether it is ours.
+    pub async fn reclaim(&self, spec: &ComponentSpec) -> Result<(), OrphanError> {
         reclaim(&spec.name, &self.state_file(&spec.name), spec.stop).await
     }
 
