@@ -222,6 +222,11 @@ impl ClusterConfig {
         config
     }
 
+    /// As a JSON document with every default filled in. Contains secrets if the configuration does.
+    pub fn to_document(&self) -> Value {
+        self.write()
+    }
+
     /// As a file, keys in alphabetical order as upstream prints them. Contains secrets if the configuration does.
     pub fn to_yaml(&self, images: ShowImages) -> String {
         let mut config = self.write();

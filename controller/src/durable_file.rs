@@ -8,14 +8,31 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::account::Account;
+use worker::supervise::User;
 
-/// Who may do what with a file: permission bits and the account that owns it.
+/// The account and group a file belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Owner {
+    pub const ROOT: Owner = Owner { uid: 0, gid: 0 };
+}
+
+impl From<&User> for Owner {
+    fn from(user: &User) -> Owner {
+        Owner { uid: user.uid, gid: user.gid }
+    }
+}
+
+/// Who may do what with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
     pub mode: u32,
     /// `None` leaves the file with the user who runs k0s (an ordinary user can give nothing away).
-    pub owner: Option<Account>,
+    pub owner: Option<Owner>,
 }
 
 impl Access {
@@ -23,7 +40,7 @@ impl Access {
         Access { mode, owner: None }
     }
 
-    pub const fn owned_by(mode: u32, owner: Option<Account>) -> Self {
+    pub const fn owned_by(mode: u32, owner: Option<Owner>) -> Self {
         Access { mode, owner }
     }
 }
@@ -67,6 +84,12 @@ pub fn replace(path: &Path, content: &[u8], access: Access) -> Result<(), FileEr
 pub fn ensure_directory(path: &Path, access: Access) -> Result<(), FileError> {
     fs::create_dir_all(path).map_err(FileError::on("create directory", path))?;
     set_access(path, access)
+}
+
+/// Whether files can be made in a directory: asked by making one, as permission bits do not tell it all (read-only mounts).
+pub fn check_writable(directory: &Path) -> Result<(), FileError> {
+    let probe = directory.join(".k0s-probe");
+    fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(FileError::on("write to", directory))
 }
 
 /// Corrects mode and owner where they differ: a data directory may come from a backup or from another user.

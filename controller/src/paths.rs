@@ -6,8 +6,7 @@
 use std::path::{Path, PathBuf};
 
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/k0s";
-pub const DEFAULT_CONFIG_FILE: &str = "/etc/k0s/k0s.yaml";
-const ROOT_RUN_DIR: &str = "/run/k0s";
+pub const ROOT_RUN_DIR: &str = "/run/k0s";
 
 /// A Unix socket's address holds 108 bytes including the closing zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -102,6 +101,11 @@ impl Paths {
 
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.pki("admin.conf")
+    }
+
+    /// Who the supervised processes are, for the next start.
+    pub fn processes_dir(&self) -> PathBuf {
+        self.run_dir.join("processes")
     }
 
     pub fn runtime_config(&self) -> PathBuf {

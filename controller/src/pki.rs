@@ -18,8 +18,7 @@ use std::time::Duration;
 use rcgen::{KeyPair, PublicKeyData};
 use time::OffsetDateTime;
 
-use crate::account::Account;
-use crate::durable_file::{self, Access, FileError};
+use crate::durable_file::{self, Access, FileError, Owner};
 use crate::kubeconfig::Kubeconfig;
 use certificate::{Authority, CertificateError, CertifiedKey, Defect, LeafWish, Subject};
 use names::Name;
@@ -32,12 +31,12 @@ const KUBECONFIG_MODE: u32 = 0o600;
 /// An authority is not renewed by itself (everything that trusts it would have to change), so its end is announced early.
 const AUTHORITY_END_ANNOUNCED: Duration = Duration::from_secs(180 * 24 * 3600);
 
-/// The accounts files belong to; all `None` when an ordinary user runs k0s.
+/// Whom files belong to; all `None` when an ordinary user runs k0s.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Owners {
-    pub root: Option<Account>,
-    pub kube_apiserver: Option<Account>,
-    pub kube_scheduler: Option<Account>,
+    pub root: Option<Owner>,
+    pub kube_apiserver: Option<Owner>,
+    pub kube_scheduler: Option<Owner>,
 }
 
 /// What this node's PKI must provide.
@@ -90,18 +89,18 @@ pub enum PkiError {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owner {
+enum Holder {
     Root,
     KubeApiserver,
     KubeScheduler,
 }
 
 impl Owners {
-    fn account(&self, owner: Owner) -> Option<Account> {
-        match owner {
-            Owner::Root => self.root,
-            Owner::KubeApiserver => self.kube_apiserver,
-            Owner::KubeScheduler => self.kube_scheduler,
+    fn of(&self, holder: Holder) -> Option<Owner> {
+        match holder {
+            Holder::Root => self.root,
+            Holder::KubeApiserver => self.kube_apiserver,
+            Holder::KubeScheduler => self.kube_scheduler,
         }
     }
 }
@@ -109,16 +108,16 @@ impl Owners {
 struct AuthorityFile {
     name: &'static str,
     common_name: &'static str,
-    key_owner: Owner,
+    key_owner: Holder,
 }
 
 /// kube-controller-manager signs with the cluster CA's key and runs as kube-apiserver's user.
 const CLUSTER_CA: AuthorityFile =
-    AuthorityFile { name: "ca", common_name: "kubernetes-ca", key_owner: Owner::KubeApiserver };
+    AuthorityFile { name: "ca", common_name: "kubernetes-ca", key_owner: Holder::KubeApiserver };
 const FRONT_PROXY_CA: AuthorityFile = AuthorityFile {
     name: "front-proxy-ca",
     common_name: "kubernetes-front-proxy-ca",
-    key_owner: Owner::Root,
+    key_owner: Holder::Root,
 };
 const AUTHORITIES: [AuthorityFile; 2] = [CLUSTER_CA, FRONT_PROXY_CA];
 
@@ -130,7 +129,7 @@ struct LeafFile {
     organization: &'static str,
     /// Whether it carries the API server's names.
     serves: bool,
-    owner: Owner,
+    owner: Holder,
     /// The kubeconfig that embeds it.
     kubeconfig: Option<&'static str>,
 }
@@ -142,7 +141,7 @@ const LEAVES: [LeafFile; 6] = [
         common_name: "front-proxy-client",
         organization: "front-proxy-client",
         serves: false,
-        owner: Owner::KubeApiserver,
+        owner: Holder::KubeApiserver,
         kubeconfig: None,
     },
     LeafFile {
@@ -151,7 +150,7 @@ const LEAVES: [LeafFile; 6] = [
         common_name: "apiserver-kubelet-client",
         organization: "system:masters",
         serves: false,
-        owner: Owner::KubeApiserver,
+        owner: Holder::KubeApiserver,
         kubeconfig: None,
     },
     LeafFile {
@@ -160,7 +159,7 @@ const LEAVES: [LeafFile; 6] = [
         common_name: "kubernetes",
         organization: "kubernetes",
         serves: true,
-        owner: Owner::KubeApiserver,
+        owner: Holder::KubeApiserver,
         kubeconfig: None,
     },
     LeafFile {
@@ -169,7 +168,7 @@ const LEAVES: [LeafFile; 6] = [
         common_name: "kubernetes-admin",
         organization: "system:masters",
         serves: false,
-        owner: Owner::Root,
+        owner: Holder::Root,
         kubeconfig: Some("admin.conf"),
     },
     LeafFile {
@@ -178,7 +177,7 @@ const LEAVES: [LeafFile; 6] = [
         common_name: "system:kube-controller-manager",
         organization: "system:kube-controller-manager",
         serves: false,
-        owner: Owner::KubeApiserver,
+        owner: Holder::KubeApiserver,
         kubeconfig: Some("ccm.conf"),
     },
     LeafFile {
@@ -187,7 +186,7 @@ const LEAVES: [LeafFile; 6] = [
         common_name: "system:kube-scheduler",
         organization: "system:kube-scheduler",
         serves: false,
-        owner: Owner::KubeScheduler,
+        owner: Holder::KubeScheduler,
         kubeconfig: Some("scheduler.conf"),
     },
 ];
@@ -224,7 +223,7 @@ pub fn reconcile(dir: &Path, request: &Request, now: OffsetDateTime) -> Result<V
             name: file.name,
             pem: authority.pem.clone(),
             key_owner: file.key_owner,
-            certificate_owner: Owner::Root,
+            certificate_owner: Holder::Root,
         });
         authorities.push(authority);
     }
@@ -377,16 +376,16 @@ impl FoundAuthority {
 struct Pair {
     name: &'static str,
     pem: CertifiedKey,
-    key_owner: Owner,
-    certificate_owner: Owner,
+    key_owner: Holder,
+    certificate_owner: Holder,
 }
 
 impl Pair {
     fn write(&self, dir: &Path, owners: &Owners) -> Result<(), FileError> {
         let (certificate, key) = pair_paths(dir, self.name);
-        let key_access = Access::owned_by(KEY_MODE, owners.account(self.key_owner));
+        let key_access = Access::owned_by(KEY_MODE, owners.of(self.key_owner));
         durable_file::ensure(&key, self.pem.key.as_bytes(), key_access)?;
-        let access = Access::owned_by(CERTIFICATE_MODE, owners.account(self.certificate_owner));
+        let access = Access::owned_by(CERTIFICATE_MODE, owners.of(self.certificate_owner));
         durable_file::ensure(&certificate, self.pem.certificate.as_bytes(), access)
     }
 }
@@ -414,7 +413,7 @@ fn write_kubeconfigs(dir: &Path, ca: &str, pairs: &[Pair], request: &Request) ->
             .find(|pair| pair.name == file.name)
             .expect("a pair was made for every entry of the table");
         let text = Kubeconfig::local(&request.local_api_url, ca, &pair.pem).to_string();
-        let access = Access::owned_by(KUBECONFIG_MODE, request.owners.account(file.owner));
+        let access = Access::owned_by(KUBECONFIG_MODE, request.owners.of(file.owner));
         durable_file::ensure(&dir.join(name), text.as_bytes(), access)?;
     }
     Ok(())

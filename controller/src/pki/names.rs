@@ -4,7 +4,7 @@
 //! not wait for DNS, and every address of this machine is in the facts already. Called by `plan` and `cli`.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A machine with thousands of addresses must not make a certificate that no handshake can carry.
 pub const SERVER_NAMES_MAX: usize = 100;
@@ -37,12 +37,8 @@ impl Name {
 #[derive(Debug, Clone, Default)]
 pub struct ServerNameFacts<'a> {
     pub cluster_domain: &'a str,
-    /// `spec.api.address`.
-    pub api_address: Option<&'a str>,
-    /// The host part of `spec.api.externalAddress`.
-    pub external_host: Option<&'a str>,
-    /// `spec.api.sans`.
-    pub extra: &'a [String],
+    /// What the user calls the API: `spec.api.{address, externalAddress, sans}`.
+    pub configured: &'a [String],
     /// The API service's address in each service CIDR.
     pub service_addresses: &'a [IpAddr],
     pub local_addresses: &'a [IpAddr],
@@ -58,13 +54,9 @@ pub fn server_names(facts: &ServerNameFacts<'_>) -> BTreeSet<Name> {
             Name::Dns(format!("kubernetes.default.svc.{domain}")),
             Name::Dns(format!("kubernetes.default.svc.{domain}.")),
             Name::Ip(Ipv4Addr::LOCALHOST.into()),
+            Name::Ip(Ipv6Addr::LOCALHOST.into()),
         ]);
-    let configured = facts
-        .api_address
-        .into_iter()
-        .chain(facts.external_host)
-        .chain(facts.extra.iter().map(String::as_str))
-        .map(Name::parse);
+    let configured = facts.configured.iter().map(|name| Name::parse(name));
     let addresses = facts.service_addresses.iter().chain(facts.local_addresses).copied().map(Name::Ip);
     let mut names = BTreeSet::new();
     for name in fixed.chain(configured).chain(addresses) {
@@ -82,15 +74,13 @@ mod tests {
 
     #[test]
     fn names_are_those_k0s_puts_into_its_server_certificate() {
-        let local: Vec<IpAddr> = ["127.0.0.1", "10.199.0.2", "::1", "fe80::a893:25ff:feb0:9604"]
-            .map(|a| a.parse().unwrap())
-            .into();
+        let local: Vec<IpAddr> =
+            ["10.199.0.2", "fe80::a893:25ff:feb0:9604"].map(|a| a.parse().unwrap()).into();
         let names = server_names(&ServerNameFacts {
             cluster_domain: "cluster.local",
-            api_address: Some("10.199.0.2"),
+            configured: &["10.199.0.2".to_owned()],
             service_addresses: &["10.96.0.1".parse().unwrap()],
             local_addresses: &local,
-            ..Default::default()
         });
         let expected = "kubernetes kubernetes.default kubernetes.default.svc kubernetes.default.svc.cluster.local \
             kubernetes.default.svc.cluster.local. localhost 127.0.0.1 10.199.0.2 ::1 fe80::a893:25ff:feb0:9604 10.96.0.1";
@@ -100,9 +90,10 @@ mod tests {
     #[test]
     fn too_many_local_addresses_do_not_push_out_configured_names() {
         let local: Vec<IpAddr> = (0..500u32).map(|n| Ipv4Addr::from(n + 1).into()).collect();
-        let extra = ["api.example.com".to_owned()];
-        let names =
-            server_names(&ServerNameFacts { extra: &extra, local_addresses: &local, ..Default::default() });
+        let configured = ["api.example.com".to_owned()];
+        let facts =
+            ServerNameFacts { configured: &configured, local_addresses: &local, ..Default::default() };
+        let names = server_names(&facts);
         assert_eq!(names.len(), SERVER_NAMES_MAX);
         assert!(names.contains(&Name::parse("api.example.com")));
     }

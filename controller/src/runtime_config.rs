@@ -1,0 +1,152 @@
+//! `<run>/k0s.yaml` and its lock: one k0s per run directory, and how other commands find it.
+//!
+//! Invariant: whoever holds the lock owns the run directory and everything in it; the file says what the holder runs with.
+//! A file whose lock is free is a leftover and is ignored. Called by `run` (takes the lock) and `cli` (looks it up).
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::durable_file::{self, Access, FileError};
+use crate::vars::K0sVars;
+
+const MODE: u32 = 0o600;
+const API_VERSION: &str = "k0s.k0sproject.io/v1beta1";
+const KIND: &str = "RuntimeConfig";
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeConfig {
+    api_version: String,
+    kind: String,
+    pub spec: RuntimeConfigSpec,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeConfigSpec {
+    /// The ClusterConfig document with every default filled in.
+    pub node_config: serde_json::Value,
+    pub k0s_vars: K0sVars,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeConfigError {
+    #[error("another k0s process is still running (it holds {lock})")]
+    AlreadyRunning { lock: PathBuf },
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("cannot write {path}")]
+    Encode { path: PathBuf, source: serde_saphyr::SerializeError },
+    #[error("{path} is not what a running k0s writes")]
+    Decode { path: PathBuf, source: Box<serde_saphyr::Error> },
+}
+
+/// Held for the life of a controller.
+#[derive(Debug)]
+pub struct RuntimeLock {
+    config: PathBuf,
+    /// The lock is released when the kernel closes this, however the process ends.
+    _lock: File,
+}
+
+impl RuntimeLock {
+    pub fn take(config: &Path, lock: &Path) -> Result<RuntimeLock, RuntimeConfigError> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(MODE)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(lock)
+            .map_err(FileError::on("open", lock))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(RuntimeLock { config: config.to_owned(), _lock: file }),
+            Err(Errno::WOULDBLOCK) => Err(RuntimeConfigError::AlreadyRunning { lock: lock.to_owned() }),
+            Err(errno) => Err(FileError::on("lock", lock)(errno.into()).into()),
+        }
+    }
+
+    pub fn publish(&self, spec: RuntimeConfigSpec) -> Result<(), RuntimeConfigError> {
+        let document = RuntimeConfig { api_version: API_VERSION.to_owned(), kind: KIND.to_owned(), spec };
+        let text = serde_saphyr::to_string(&document)
+            .map_err(|source| RuntimeConfigError::Encode { path: self.config.clone(), source })?;
+        Ok(durable_file::replace(&self.config, text.as_bytes(), Access::new(MODE))?)
+    }
+
+    /// For a clean exit. After any other exit the free lock tells that the file is a leftover.
+    pub fn remove(self) -> Result<(), RuntimeConfigError> {
+        match fs::remove_file(&self.config) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(FileError::on("remove", &self.config)(error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the k0s that runs on this run directory was started with; `None` if there is none, or none we may see.
+pub fn of_running_instance(
+    config: &Path,
+    lock: &Path,
+) -> Result<Option<RuntimeConfigSpec>, RuntimeConfigError> {
+    if !is_locked(lock) {
+        return Ok(None);
+    }
+    let text = match fs::read_to_string(config) {
+        Ok(text) => text,
+        // Between lock and publication, or another user's.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(FileError::on("read", config)(error).into()),
+    };
+    let document: RuntimeConfig = serde_saphyr::from_str(&text)
+        .map_err(|source| RuntimeConfigError::Decode { path: config.to_owned(), source: Box::new(source) })?;
+    Ok(Some(document.spec))
+}
+
+fn is_locked(lock: &Path) -> bool {
+    let Ok(file) = File::open(lock) else { return false };
+    // Our shared lock lasts only until `file` is dropped; it cannot keep a starting k0s out for longer than an instant.
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::paths::{PathChoices, Paths};
+
+    #[test]
+    fn running_instance_is_found_while_its_lock_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let choices = PathChoices { data_dir: Some(dir.path().to_owned()), ..Default::default() };
+        let paths = Paths { run_dir: dir.path().to_owned(), ..Paths::resolve(choices, true).unwrap() };
+        let (config, lock) = (paths.runtime_config(), paths.runtime_lock());
+        let spec = RuntimeConfigSpec {
+            node_config: serde_json::json!({"spec": {"api": {"port": 6443, "sans": [], "extraArgs": {}}, "x": null}}),
+            k0s_vars: K0sVars::new(&paths, "id".into(), Path::new("-")),
+        };
+
+        assert_eq!(of_running_instance(&config, &lock).unwrap(), None);
+        let held = RuntimeLock::take(&config, &lock).unwrap();
+        assert_eq!(of_running_instance(&config, &lock).unwrap(), None);
+        held.publish(spec.clone()).unwrap();
+        assert_eq!(of_running_instance(&config, &lock).unwrap(), Some(spec.clone()));
+        let error = RuntimeLock::take(&config, &lock).unwrap_err();
+        assert!(error.to_string().starts_with("another k0s process is still running"), "{error}");
+
+        // As after kill -9: the file stays, the lock does not.
+        drop(held);
+        assert_eq!(of_running_instance(&config, &lock).unwrap(), None);
+        let held = RuntimeLock::take(&config, &lock).unwrap();
+        held.publish(spec).unwrap();
+        held.remove().unwrap();
+        assert!(!config.exists());
+    }
+}
