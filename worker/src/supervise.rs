@@ -1,7 +1,7 @@
-//! Keeps the processes of a node running: starts them, watches them, restarts them, stops them, and logs what they say.
+//! Keeps the processes of a node running: starts, watches, restarts and stops them, and logs what they say.
 //!
 //! The invariant: a process that was started here is either watched by its [`Supervisor`], or dead, or (after a
-//! `kill -9` of k0s that it survived) found by its identity and ended at the next start. Nothing else is ever signalled.
+//! `kill -9` of k0s that it survived) found by its identity and ended at the next start. Nothing else is signalled.
 //!
 //! ```text
 //! Group ──► Supervisor (handle) ──► its task ──► Spawner (the one thread that forks)

@@ -1,8 +1,8 @@
 //! One cgroup per component, so that no descendant escapes, whatever it does to its session or parents.
 //!
 //! Only cgroup v2 with `cgroup.kill` (Linux 5.14) is used: one write ends everything in a group, including what is
-//! forked during it. Version 1 has nothing alike; there, and where the hierarchy is not writable, the process group has to do.
-//! No controller is enabled and no limit is set.
+//! forked during it. Version 1 has nothing alike; there, and where the hierarchy is not writable, the process group
+//! has to do. No controller is enabled and no limit is set.
 
 use std::fs::{self, File};
 use std::io;

@@ -12,8 +12,9 @@ const NOT_INHERITED: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// What `component` gets of `inherited`: everything, where a variable with the upper-cased component name and `_` in
-/// front (`CONTAINERD_HTTPS_PROXY`, `KUBE_APISERVER_HTTPS_PROXY`) loses that prefix and wins over the plain one; `bin_dir` comes first in
-/// `PATH`. Dashes of the name may be written as they are or, because shells cannot export them, as `_`. The result is sorted by name.
+/// front (`CONTAINERD_HTTPS_PROXY`, `KUBE_APISERVER_HTTPS_PROXY`) loses that prefix and wins over the plain one.
+/// Dashes of the name may be written as they are or, because shells cannot export them, as `_`. `bin_dir` comes first
+/// in `PATH`. The result is sorted by name.
 pub fn component_environment(
     component: &str,
     inherited: impl IntoIterator<Item = (String, String)>,

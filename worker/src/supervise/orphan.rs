@@ -1,8 +1,9 @@
 //! Finds the process that an earlier k0s left behind and ends it before a new one is started.
 //!
 //! A component normally dies with k0s. It survives a `kill -9` when it resets its death signal, and its descendants
-//! survive in any case. The invariant: nothing is signalled unless boot, pid, start time and executable all are those of
-//! the state file, or it is in the cgroup that the file names; and a process is signalled through a pidfd that was opened before it was compared.
+//! survive in any case. The invariant: nothing is signalled unless boot, pid, start time and executable all are those
+//! of the state file (or it is in the group of that very process, or in the cgroup that the file names); and a process
+//! is signalled through a pidfd that was opened before it was compared.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,11 +22,13 @@ use super::state_file::{Identity, StateFile, boot_id};
 #[derive(Debug, thiserror::Error)]
 pub enum OrphanError {
     #[error(
-        "{name}: process {pid} of an earlier k0s does not end although it was killed; a restart of the machine will end it"
+        "{name}: process {pid} of an earlier k0s does not end although it was killed; \
+         a restart of the machine will end it"
     )]
     Unkillable { name: String, pid: i32 },
     #[error(
-        "{name}: processes of an earlier k0s in {cgroup} do not end although they were killed; a restart of the machine will end them"
+        "{name}: processes of an earlier k0s in {cgroup} do not end although they were killed; \
+         a restart of the machine will end them"
     )]
     Descendants { name: String, cgroup: PathBuf },
     #[error("{name}: cannot find out whether process {pid} is of an earlier k0s, by {file}")]
@@ -166,7 +169,7 @@ async fn clear_cgroup(name: &str, identity: &Identity, descendants: Descendants)
         |source| OrphanError::Inspect { name: name.to_owned(), pid: identity.pid, file: dir.clone(), source };
     let cgroup = Cgroup::at(dir.clone());
     if cgroup.is_populated().map_err(inspect)? {
-        tracing::warn!(component = name, cgroup = %dir.display(), "killing what an earlier k0s left behind in a cgroup");
+        tracing::warn!(component = name, cgroup = %dir.display(), "killing leftovers of an earlier k0s");
         if !cgroup.clear(Instant::now() + KILLED_WITHIN).await.map_err(inspect)? {
             return Err(OrphanError::Descendants { name: name.to_owned(), cgroup: dir.clone() });
         }

@@ -1,7 +1,7 @@
 //! What a component says: read from its pipes, passed on to `tracing`, and its last lines kept.
 //!
 //! The invariant: memory is bounded whatever the child writes (line length, lines kept, nothing queued), and a
-//! flooding child is neither blocked nor allowed to drown the log: above a rate its lines are counted instead of logged.
+//! flooding child is neither blocked nor allowed to drown the log: above a rate its lines are counted, not logged.
 //! The supervisor starts one [`pump`] per pipe; it ends with the pipe.
 
 use std::collections::VecDeque;

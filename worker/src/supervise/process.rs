@@ -16,7 +16,8 @@ use super::proc_stat::followers;
 use super::spec::Descendants;
 use super::status::Exit;
 
-/// How long the kernel may take to end what was killed. Only a process stuck in a device or network file system takes longer.
+/// How long the kernel may take to end what was killed. Only a process stuck in a device or a network file system
+/// takes longer.
 pub(super) const KILLED_WITHIN: Duration = Duration::from_secs(5);
 /// How often a killed process group is looked at until it is empty.
 const POLL: Duration = Duration::from_millis(10);

@@ -4,7 +4,8 @@
 //! on a runtime thread, which may retire: this thread lives as long as any handle of the [`Host`](super::Host) does,
 //! and if k0s dies, by whatever signal, it dies with it and so do the children.
 //!
-//! A child gets its own session, its cgroup, its user, and exactly the environment of its spec. Nothing else of k0s is passed on.
+//! A child gets its own session, its cgroup, its user, and exactly the environment of its spec. Nothing else of k0s is
+//! passed on, no file descriptor either.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -13,8 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use rustix::process::set_parent_process_death_signal;
-use rustix::process::{Gid, Pid, Signal, Uid, geteuid, getpid, getppid, setsid};
+use rustix::io::Errno;
+use rustix::process::{
+    Gid, Pid, Signal, Uid, geteuid, getpid, getppid, set_parent_process_death_signal, setsid,
+};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::net::unix::pipe;
 use tokio::runtime::Handle;
@@ -40,7 +43,8 @@ pub enum SpawnError {
     #[error("{name}: the interpreter or dynamic loader that {path} asks for does not exist")]
     InterpreterMissing { name: String, path: PathBuf },
     #[error(
-        "{name}: no permission to execute {path}: it must be a file with execute permission, on a file system without noexec, in directories that its user may enter"
+        "{name}: no permission to execute {path}: it must be a file with execute permission, \
+         on a file system without noexec, in directories that its user may enter"
     )]
     Permission { name: String, path: PathBuf },
     #[error("{name}: {path} is not a program for this machine ({machine})")]
@@ -266,7 +270,7 @@ fn prepare_child(parent: Pid, procs: Option<&File>, credentials: Option<&Credent
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before the line above: then nobody will send that signal any more.
     if getppid() != Some(parent) {
-        return Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()));
+        return Err(Errno::SRCH.into());
     }
     Ok(())
 }
@@ -315,11 +319,11 @@ fn record(state_file: &StateFile, pid: Pid, cgroup: Option<PathBuf>) {
 fn explain(spec: &ComponentSpec, source: io::Error) -> SpawnError {
     let name = spec.name.clone();
     let path = spec.executable.clone();
-    match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-        Some(rustix::io::Errno::NOENT) if exists(&path) => SpawnError::InterpreterMissing { name, path },
-        Some(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => SpawnError::Missing { name, path },
-        Some(rustix::io::Errno::ACCESS) => SpawnError::Permission { name, path },
-        Some(rustix::io::Errno::NOEXEC) => SpawnError::Format { name, path, machine: std::env::consts::ARCH },
+    match source.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT) if exists(&path) => SpawnError::InterpreterMissing { name, path },
+        Some(Errno::NOENT | Errno::NOTDIR) => SpawnError::Missing { name, path },
+        Some(Errno::ACCESS) => SpawnError::Permission { name, path },
+        Some(Errno::NOEXEC) => SpawnError::Format { name, path, machine: std::env::consts::ARCH },
         _ => SpawnError::Exec { name, path, source },
     }
 }

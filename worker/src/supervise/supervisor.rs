@@ -170,7 +170,7 @@ impl Supervisor {
         }
     }
 
-    /// Stops the component: its stop signal, the grace of its spec (cut short at `deadline`), then SIGKILL to all of it.
+    /// Stops the component: its stop signal, the grace of its spec (cut short at `deadline`), then SIGKILL to all.
     /// Stopping one that has stopped or failed is no error.
     ///
     /// # Errors

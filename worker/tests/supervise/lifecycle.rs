@@ -145,7 +145,8 @@ async fn child_gets_its_own_session_and_only_its_own_environment() {
     let bed = Bed::new();
     let mut spec = sh(
         "clean",
-        "tr '\\0' ' ' < /proc/self/environ; echo; echo stat $(cat /proc/$$/stat); readlink /proc/$$/fd/0; ls /proc/self/fd | tr '\\n' ' '; pwd; echo end; exec sleep 1000",
+        "tr '\\0' ' ' < /proc/self/environ; echo; echo stat $(cat /proc/$$/stat); readlink /proc/$$/fd/0; \
+         ls /proc/self/fd | tr '\\n' ' '; pwd; echo end; exec sleep 1000",
     );
     spec.env.push(("GREETING".to_owned(), "hello".to_owned()));
     spec.working_dir = bed.dir.path().to_owned();
