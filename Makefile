@@ -22,7 +22,11 @@ ARGS ?=
 # make test: how long each fuzz target runs.
 FUZZ_SECONDS ?= 20
 
-.PHONY: help run build test check lint unit fuzz upstream bench
+# cargo-deny is compiled once, into the cache.
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY_ROOT := $(K0S_CACHE_DIR)/tools/cargo-deny-$(CARGO_DENY_VERSION)
+
+.PHONY: help run build test check lint deny unit fuzz upstream bench
 
 help:
 	@echo "make run     build what is missing and run a control plane in the foreground (DATA_DIR=, BIN_DIR=, ARGS=)"
@@ -42,7 +46,7 @@ build:
 	cargo build --locked --release --package controller --package kine-rs
 
 # In this order, so that a misplaced comma fails in seconds and the runner's summary comes last.
-test: check lint upstream build fuzz unit
+test: check lint deny upstream build fuzz unit
 
 check:
 	@xtask/prerequisites.sh --install rust gcc go curl
@@ -50,6 +54,13 @@ check:
 lint: check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+# Licences, sources and banned crates of everything we depend on; advisories need the network and are not a part of this.
+deny: check $(CARGO_DENY_ROOT)/bin/cargo-deny
+	"$(CARGO_DENY_ROOT)/bin/cargo-deny" --locked check licenses bans sources
+
+$(CARGO_DENY_ROOT)/bin/cargo-deny:
+	env -u CARGO_TARGET_DIR cargo install --quiet --locked --no-default-features --root "$(CARGO_DENY_ROOT)" --version $(CARGO_DENY_VERSION) cargo-deny
 
 upstream: check
 	@cargo xtask upstream
