@@ -166,6 +166,11 @@ impl Drop for Server {
     }
 }
 
+pub(crate) fn log_file(path: &Path) -> Result<File> {
+    let file = File::options().create(true).append(true).open(path);
+    file.with_context(|| format!("cannot create {}", path.display()))
+}
+
 async fn answers(endpoint: &Endpoint) -> bool {
     let Ok(connection) = endpoint.connect().await else { return false };
     let request = RangeRequest { key: "ready?".into(), ..RangeRequest::default() };

@@ -1,19 +1,23 @@
 //! Runs scenarios on ours and the peers, interleaved, round after round.
 //!
-//! One server runs at a time, on one core, while the load generator has another to itself (or they share both). Servers take turns within
-//! a round (A-B-A-B), so that a machine that gets slower does so for all of them. Directories are fresh each time.
+//! One server runs at a time, on one core, while the load generator has another to itself (or they share both). Servers take
+//! turns within a round (A-B-A-B), so that a machine that gets slower does so for all of them. Directories are fresh each
+//! time; that of a failed run is kept.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use tempfile::TempDir;
 
+use crate::controller::Controller;
 use crate::goals::{self, Metric};
-use crate::scenario::{Effort, Scenario};
+use crate::scenario::{Effort, Figures, Scenario};
 use crate::server::{Kind, Program, pin};
 
 #[derive(Debug, Clone)]
 pub struct Suite {
     pub programs: Vec<Program>,
+    pub controller: Controller,
     pub server_core: usize,
     pub client_core: usize,
     pub effort: Effort,
@@ -35,59 +39,78 @@ pub struct Sample {
 impl Suite {
     pub async fn run(&self) -> Result<Vec<Sample>> {
         let mut samples = Vec::new();
-        for scenario in Scenario::ALL.into_iter().filter(|&scenario| self.wants(scenario)) {
-            let shared = [self.server_core, self.client_core];
-            let (server, client) = match scenario.shares_cores() {
-                true => (&shared[..], &shared[..]),
-                false => (&shared[..1], &shared[1..]),
-            };
-            pin(client)
-                .with_context(|| format!("cannot use the cores {client:?}: a comparison needs two"))?;
+        let both = [self.server_core, self.client_core];
+        for scenario in Scenario::ALL {
+            if !self.wants(|metric| scenario.measures(metric)) {
+                continue;
+            }
+            let (server, client) =
+                if scenario.shares_cores() { (&both[..], &both[..]) } else { (&both[..1], &both[1..]) };
+            pin_client(client)?;
             for round in 1..=self.rounds {
-                for program in
-                    self.programs.iter().filter(|program| scenario.servers().contains(&program.kind))
-                {
-                    samples.extend(self.once(scenario, round, program, server).await?);
+                for program in &self.programs {
+                    if scenario.servers().contains(&program.kind) {
+                        let figures = self.scenario(scenario, round, program.on(server)).await?;
+                        samples.extend(report(program.kind, round, figures));
+                    }
                 }
+            }
+        }
+        if self.wants(Controller::measures) {
+            pin_client(&both)?;
+            for round in 1..=self.rounds {
+                samples.extend(self.controller(round).await?);
             }
         }
         Ok(samples)
     }
 
-    fn wants(&self, scenario: Scenario) -> bool {
-        goals::rows(&self.rows).any(|row| scenario.measures(row.metric))
+    fn wants(&self, measures: impl Fn(Metric) -> bool) -> bool {
+        goals::rows(&self.rows).any(|row| measures(row.metric))
     }
 
-    async fn once(
-        &self,
-        scenario: Scenario,
-        round: u32,
-        program: &Program,
-        cores: &[usize],
-    ) -> Result<Vec<Sample>> {
+    async fn scenario(&self, scenario: Scenario, round: u32, program: Program) -> Result<Figures> {
         let name = program.kind.name();
+        eprint!("{scenario:?} {round}/{} ", self.rounds);
         let dir = fresh_dir(&self.work_dir, name)?;
-        eprint!("{scenario:?} round {round}/{} {name}:", self.rounds);
-        let ran = scenario.run(&program.on(cores), dir.path(), &self.effort).await;
-        let figures = match ran {
-            Ok(figures) => figures,
-            Err(error) => {
-                let kept = dir.keep();
-                return Err(error
-                    .context(format!("{scenario:?} on {name}; its directory is kept: {}", kept.display())));
-            }
-        };
-        for (metric, value) in &figures {
-            eprint!(" {metric:?}={value:.3}{}", metric.unit());
+        let figures = scenario.run(&program, dir.path(), &self.effort).await;
+        figures.or_else(|error| keep(dir, error)).with_context(|| format!("{scenario:?} on {name}"))
+    }
+
+    async fn controller(&self, round: u32) -> Result<Vec<Sample>> {
+        let dir = fresh_dir(&self.work_dir, "controller")?;
+        let measured = self.controller.run(dir.path(), self.effort.idle).await;
+        let measured = measured.or_else(|error| keep(dir, error)).context("the controller")?;
+        let mut samples = Vec::new();
+        for (kind, figures) in measured {
+            eprint!("Controller {round}/{} ", self.rounds);
+            samples.extend(report(kind, round, figures));
         }
-        eprintln!();
-        let sample = |(metric, value)| Sample { server: program.kind, round, metric, value };
-        Ok(figures.into_iter().map(sample).collect())
+        Ok(samples)
     }
 }
 
-fn fresh_dir(parent: &Path, name: &str) -> Result<tempfile::TempDir> {
+fn pin_client(cores: &[usize]) -> Result<()> {
+    pin(cores).with_context(|| format!("cannot run on the cores {cores:?}: a comparison needs two"))
+}
+
+/// Prints the figures of a run as they come.
+fn report(server: Kind, round: u32, figures: Figures) -> impl Iterator<Item = Sample> {
+    eprint!("{}:", server.name());
+    for (metric, value) in &figures {
+        eprint!(" {metric:?}={value:.3}{}", metric.unit());
+    }
+    eprintln!();
+    figures.into_iter().map(move |(metric, value)| Sample { server, round, metric, value })
+}
+
+fn fresh_dir(parent: &Path, name: &str) -> Result<TempDir> {
     std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let dir = tempfile::Builder::new().prefix(name).tempdir_in(parent);
     dir.with_context(|| format!("cannot create a directory in {}", parent.display()))
+}
+
+fn keep<T>(dir: TempDir, error: anyhow::Error) -> Result<T> {
+    let kept = dir.keep();
+    Err(error.context(format!("failed; the directory is kept: {}", kept.display())))
 }

@@ -27,15 +27,15 @@ pub struct Options {
 }
 
 pub fn run(root: &Path, cache: &Cache, versions: &Versions, options: &Options) -> Result<()> {
-    let upstream = upstream::build(cache, versions, &["etcd", "kine"])?;
+    let upstream = upstream::build(cache, versions, &["kubernetes", "etcd", "kine"])?;
     let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.current_dir(root).args(["build", "--locked", "--release"]);
-    build.args(["--package", "benches", "--package", "kine-rs"]);
+    build.args(["--package", "benches", "--package", "kine-rs", "--package", "controller"]);
     execute(&mut build)?;
 
     let release = target_dir()?.join("release");
     let mut suite = Command::new(release.join("benches"));
-    suite.arg("suite").arg("--kine").arg(release.join("kine"));
+    suite.arg("suite").arg("--kine").arg(release.join("kine")).arg("--k0s").arg(release.join("k0s"));
     suite.arg("--upstream").arg(upstream).arg("--work-dir").arg(cache.scratch("bench"));
     if options.quick {
         suite.arg("--quick");

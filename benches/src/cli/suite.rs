@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use benches::controller::Controller;
 use benches::goals;
 use benches::report::{self, Report};
 use benches::scenario::Effort;
@@ -17,7 +18,10 @@ pub struct Options {
     /// Our kine
     #[arg(long)]
     kine: PathBuf,
-    /// Directory with etcd and kine (the Go one)
+    /// Our k0s
+    #[arg(long)]
+    k0s: PathBuf,
+    /// Directory with etcd, kine (the Go one) and the Kubernetes binaries
     #[arg(long)]
     upstream: PathBuf,
     /// One short round
@@ -59,6 +63,7 @@ impl Options {
         let header = self.header(&programs, rounds)?;
         let suite = Suite {
             programs,
+            controller: Controller { k0s: self.k0s.clone(), upstream: self.upstream.clone() },
             server_core: self.server_core,
             client_core: self.client_core,
             effort,
