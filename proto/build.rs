@@ -2,8 +2,13 @@
 
 use std::error::Error;
 
-const FILES: [&str; 5] =
-    ["proto/mvcc.proto", "proto/auth.proto", "proto/rpc.proto", "proto/v3lock.proto", "proto/v3election.proto"];
+const FILES: [&str; 5] = [
+    "proto/mvcc.proto",
+    "proto/auth.proto",
+    "proto/rpc.proto",
+    "proto/v3lock.proto",
+    "proto/v3election.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
