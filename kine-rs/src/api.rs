@@ -1,0 +1,60 @@
+//! The gRPC edge: decode, check limits, call the store, encode. No state.
+//!
+//! One file per service; etcd's error texts and codes are all in `error`. Nothing here knows a backend.
+
+pub mod cluster;
+pub mod error;
+pub mod kv;
+pub mod lease;
+pub mod maintenance;
+pub mod watch;
+
+use crate::store::Store;
+
+/// etcd's defaults.
+pub const MAX_REQUEST_BYTES: usize = 1_572_864;
+pub const MAX_TXN_OPS: usize = 128;
+/// What gRPC may add to a request of the largest size.
+pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub request_bytes_max: usize,
+    pub txn_operations_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { request_bytes_max: MAX_REQUEST_BYTES, txn_operations_max: MAX_TXN_OPS }
+    }
+}
+
+impl Limits {
+    /// The largest message gRPC takes in.
+    pub fn message_bytes_max(&self) -> usize {
+        self.request_bytes_max + GRPC_OVERHEAD_BYTES
+    }
+}
+
+/// What this server says of itself.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The etcd release whose behaviour is offered.
+    pub version: String,
+    pub member_name: String,
+    /// Empty: the address the client used.
+    pub client_urls: Vec<String>,
+    pub peer_urls: Vec<String>,
+}
+
+/// What every service works with.
+#[derive(Clone)]
+pub struct Api {
+    pub store: Store,
+    pub limits: Limits,
+    pub about: std::sync::Arc<About>,
+}
+
+/// The `:authority` a client used, put into the request by the server.
+#[derive(Clone, Debug)]
+pub struct Authority(pub String);

@@ -1,0 +1,62 @@
+//! Cluster: the members of a store with one member. Changes of membership come with the raft backend.
+
+use super::{Api, Authority};
+use proto::etcdserverpb::cluster_server::Cluster;
+use proto::etcdserverpb::{
+    Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
+    MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest,
+    MemberUpdateResponse, ResponseHeader,
+};
+use tonic::{Request, Response, Status};
+
+const ONE_MEMBER: &str = "etcdserver: this store has one member and its membership can't be changed";
+
+#[tonic::async_trait]
+impl Cluster for Api {
+    async fn member_list(
+        &self,
+        request: Request<MemberListRequest>,
+    ) -> Result<Response<MemberListResponse>, Status> {
+        let identity = self.store.identity();
+        let used = |request: &Request<MemberListRequest>| match request.extensions().get::<Authority>() {
+            Some(Authority(authority)) => vec![format!("http://{authority}")],
+            None => Vec::new(),
+        };
+        let or_used = |urls: &Vec<String>| if urls.is_empty() { used(&request) } else { urls.clone() };
+        let member = Member {
+            id: identity.member_id,
+            name: self.about.member_name.clone(),
+            peer_ur_ls: or_used(&self.about.peer_urls),
+            client_ur_ls: or_used(&self.about.client_urls),
+            is_learner: false,
+        };
+        // As etcd: no revision in the headers of this service.
+        let header = Some(ResponseHeader { revision: 0, ..identity.header(0) });
+        Ok(Response::new(MemberListResponse { header, members: vec![member] }))
+    }
+
+    async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+        Err(Status::unimplemented(ONE_MEMBER))
+    }
+
+    async fn member_remove(
+        &self,
+        _: Request<MemberRemoveRequest>,
+    ) -> Result<Response<MemberRemoveResponse>, Status> {
+        Err(Status::unimplemented(ONE_MEMBER))
+    }
+
+    async fn member_update(
+        &self,
+        _: Request<MemberUpdateRequest>,
+    ) -> Result<Response<MemberUpdateResponse>, Status> {
+        Err(Status::unimplemented(ONE_MEMBER))
+    }
+
+    async fn member_promote(
+        &self,
+        _: Request<MemberPromoteRequest>,
+    ) -> Result<Response<MemberPromoteResponse>, Status> {
+        Err(Status::unimplemented(ONE_MEMBER))
+    }
+}

@@ -1,0 +1,98 @@
+//! Lease: grant and revoke are ordered commands; keepalive and the remaining time are the lessor's, in memory.
+
+use super::Api;
+use super::error::LEASE_TTL_TOO_LARGE;
+use crate::apply::{ApplyError, Command, Reply};
+use crate::lease::{TTL_MAX_SECONDS, TTL_MIN_SECONDS};
+use crate::store::ProposeError;
+use proto::etcdserverpb::lease_server::Lease;
+use proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
+    LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse,
+};
+use std::pin::Pin;
+use std::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+
+#[tonic::async_trait]
+impl Lease for Api {
+    async fn lease_grant(
+        &self,
+        request: Request<LeaseGrantRequest>,
+    ) -> Result<Response<LeaseGrantResponse>, Status> {
+        let LeaseGrantRequest { ttl, id } = request.into_inner();
+        if ttl > TTL_MAX_SECONDS {
+            return Err(Status::out_of_range(LEASE_TTL_TOO_LARGE));
+        }
+        let ttl = ttl.max(TTL_MIN_SECONDS);
+        loop {
+            let wanted = if id == 0 { rand::random_range(1..=i64::MAX) } else { id };
+            match self.store.propose(Command::LeaseGrant { id: wanted, ttl }).await {
+                Ok(Reply::LeaseGrant(response)) => return Ok(Response::new(response)),
+                Ok(other) => unreachable!("a grant is answered with a grant, not {other:?}"),
+                // A random id that is taken: draw again.
+                Err(ProposeError::Apply(ApplyError::LeaseExists(_))) if id == 0 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<LeaseRevokeRequest>,
+    ) -> Result<Response<LeaseRevokeResponse>, Status> {
+        match self.store.propose(Command::LeaseRevoke { id: request.into_inner().id }).await? {
+            Reply::LeaseRevoke(response) => Ok(Response::new(response)),
+            other => unreachable!("a revoke is answered with a revoke, not {other:?}"),
+        }
+    }
+
+    type LeaseKeepAliveStream =
+        Pin<Box<dyn futures::Stream<Item = Result<LeaseKeepAliveResponse, Status>> + Send>>;
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let mut requests = request.into_inner();
+        let api = self.clone();
+        Ok(Response::new(Box::pin(async_stream::try_stream! {
+            while let Some(LeaseKeepAliveRequest { id }) = requests.message().await? {
+                // The header first: it must not be newer than the renewal.
+                let header = Some(api.store.identity().header(api.store.view().revision));
+                let ttl = api.store.lessor().renew(id, Instant::now()).unwrap_or(0);
+                yield LeaseKeepAliveResponse { header, id, ttl };
+            }
+        })))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<LeaseTimeToLiveRequest>,
+    ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
+        let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
+        let view = self.store.view();
+        let header = Some(self.store.identity().header(view.revision));
+        let response = match self.store.lessor().remaining(id, Instant::now()) {
+            Some(remaining) => LeaseTimeToLiveResponse {
+                header,
+                id,
+                ttl: remaining.seconds,
+                granted_ttl: remaining.granted,
+                keys: if keys { view.lease_keys(id) } else { Vec::new() },
+            },
+            None => LeaseTimeToLiveResponse { header, id, ttl: -1, ..Default::default() },
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn lease_leases(
+        &self,
+        _: Request<LeaseLeasesRequest>,
+    ) -> Result<Response<LeaseLeasesResponse>, Status> {
+        let header = Some(self.store.identity().header(self.store.view().revision));
+        let leases = self.store.lessor().ids().into_iter().map(|id| LeaseStatus { id }).collect();
+        Ok(Response::new(LeaseLeasesResponse { header, leases }))
+    }
+}

@@ -1,0 +1,125 @@
+//! Maintenance: status, hashes, alarms, defragmentation.
+
+use super::Api;
+use super::kv::blocking;
+use crate::apply::{Command, Reply};
+use crate::mvcc::hash::Hasher;
+use crate::mvcc::range::read_revision;
+use crate::rows::{ReadError, ScanFrom};
+use proto::etcdserverpb::maintenance_server::Maintenance;
+use proto::etcdserverpb::{
+    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
+    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
+};
+use std::pin::Pin;
+use tonic::{Request, Response, Status};
+
+/// Rows and bytes read at a time while hashing.
+const HASH_ROWS_MAX: usize = 1000;
+const HASH_BYTES_MAX: usize = 4 << 20;
+
+#[tonic::async_trait]
+impl Maintenance for Api {
+    async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        match self.store.propose(Command::Alarm(request.into_inner())).await? {
+            Reply::Alarm(response) => Ok(Response::new(response)),
+            other => unreachable!("an alarm is answered with an alarm, not {other:?}"),
+        }
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let size = self.store.size().await?;
+        let view = self.store.view();
+        let identity = self.store.identity();
+        let raised = view.alarms.iter().map(|(member, alarm)| {
+            let alarm = AlarmType::try_from(*alarm).map_or("NONE", |alarm| alarm.as_str_name());
+            format!("memberID:{member} alarm:{alarm} ")
+        });
+        Ok(Response::new(StatusResponse {
+            header: Some(identity.header(view.revision)),
+            version: self.about.version.clone(),
+            db_size: size.allocated as i64,
+            db_size_in_use: size.in_use as i64,
+            leader: identity.member_id,
+            raft_index: view.next_location,
+            raft_applied_index: view.next_location,
+            raft_term: identity.term,
+            errors: raised.collect(),
+            is_learner: false,
+            storage_version: minor_release(&self.about.version),
+            db_size_quota: 0,
+            downgrade_info: Some(DowngradeInfo::default()),
+        }))
+    }
+
+    async fn defragment(
+        &self,
+        _: Request<DefragmentRequest>,
+    ) -> Result<Response<DefragmentResponse>, Status> {
+        self.store.defragment().await?;
+        Ok(Response::new(DefragmentResponse { header: None }))
+    }
+
+    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        let response = self.hash_upto(0).await?;
+        Ok(Response::new(HashResponse { header: response.header, hash: response.hash }))
+    }
+
+    async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        self.hash_upto(request.into_inner().revision).await.map(Response::new)
+    }
+
+    type SnapshotStream = Pin<Box<dyn futures::Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
+
+    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(Status::unimplemented("etcdserver: snapshot is not supported yet"))
+    }
+
+    async fn move_leader(
+        &self,
+        _: Request<MoveLeaderRequest>,
+    ) -> Result<Response<MoveLeaderResponse>, Status> {
+        Err(Status::unimplemented("etcdserver: this store has one member"))
+    }
+
+    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        Err(Status::unimplemented("etcdserver: downgrade is not supported yet"))
+    }
+}
+
+impl Api {
+    async fn hash_upto(&self, requested: i64) -> Result<HashKvResponse, Status> {
+        let view = self.store.view();
+        let revision = read_revision::<ReadError>(&view, requested)?;
+        let (compact_revision, current) = (view.compact_revision, view.revision);
+        let reader = self.store.reader().clone();
+        let hash = blocking(move || {
+            let mut hasher = Hasher::new(&view, revision);
+            let mut from = ScanFrom::Revision(0);
+            'rows: loop {
+                let rows = reader.scan(from, HASH_ROWS_MAX, HASH_BYTES_MAX)?;
+                let Some(last) = rows.last() else { break };
+                from = ScanFrom::Location(last.version.location + 1);
+                for row in &rows {
+                    if !hasher.row(row) {
+                        break 'rows;
+                    }
+                }
+            }
+            Ok(hasher.finish())
+        })
+        .await?;
+        let header = Some(self.store.identity().header(current));
+        Ok(HashKvResponse { header, hash, compact_revision, hash_revision: revision })
+    }
+}
+
+/// `3.7.1` -> `3.7.0`: etcd's cluster and storage versions name the minor release.
+pub fn minor_release(version: &str) -> String {
+    let mut parts = version.split('.');
+    match (parts.next(), parts.next()) {
+        (Some(major), Some(minor)) => format!("{major}.{minor}.0"),
+        _ => version.to_owned(),
+    }
+}

@@ -1,0 +1,288 @@
+//! The state machine: commands in order go in; replies, changes and what must be stored come out.
+//!
+//! Deterministic: no clock, no randomness, no I/O but loading values, so every member and every backend that applies the same
+//! commands ends in the same state. Called by the backends' drivers; `txn` gives KV commands their meaning.
+
+use crate::mvcc::range::Values;
+use crate::mvcc::{Granted, State};
+use crate::rows::{Batch, Bucket, Changeset, ReadError, Recent, RecordWrite};
+use crate::txn::{EvaluateError, Transaction};
+use proto::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, CompactionResponse, DeleteRangeRequest,
+    DeleteRangeResponse, LeaseGrantResponse, LeaseRevokeResponse, PutRequest, PutResponse, RequestOp,
+    ResponseHeader, TxnRequest, TxnResponse, alarm_request::AlarmAction, request_op::Request,
+};
+use std::sync::Arc;
+
+/// Keys of `Bucket::Meta`; all values are 8 bytes big endian.
+pub const META_COMPACT_REVISION: &[u8] = b"compact_revision";
+/// The revision at the last compaction: the newest rows may be gone, the revision must not go back.
+pub const META_REVISION_FLOOR: &[u8] = b"revision_floor";
+pub const META_CLUSTER_ID: &[u8] = b"cluster_id";
+pub const META_MEMBER_ID: &[u8] = b"member_id";
+pub const META_TERM: &[u8] = b"term";
+
+/// A change to be ordered. Requests have passed the checks that need no state.
+#[derive(Clone, Debug)]
+pub enum Command {
+    Put(PutRequest),
+    DeleteRange(DeleteRangeRequest),
+    Txn(TxnRequest),
+    Compact { revision: i64 },
+    LeaseGrant { id: i64, ttl: i64 },
+    LeaseRevoke { id: i64 },
+    Alarm(AlarmRequest),
+}
+
+#[derive(Debug)]
+pub enum Reply {
+    Put(PutResponse),
+    DeleteRange(DeleteRangeResponse),
+    Txn(TxnResponse),
+    Compact(CompactionResponse),
+    LeaseGrant(LeaseGrantResponse),
+    LeaseRevoke(LeaseRevokeResponse),
+    Alarm(AlarmResponse),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error("revision {requested} is already compacted")]
+    Compacted { requested: i64 },
+    #[error("revision {requested} is in the future")]
+    Future { requested: i64 },
+    #[error("lease {0} does not exist")]
+    LeaseNotFound(i64),
+    #[error("lease {0} exists")]
+    LeaseExists(i64),
+    #[error("ignore_value or ignore_lease without an existing key")]
+    KeyNotFound,
+    #[error("the database is out of space")]
+    NoSpace,
+    #[error("a member is corrupt")]
+    Corrupt,
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl From<EvaluateError<ReadError>> for ApplyError {
+    fn from(error: EvaluateError<ReadError>) -> Self {
+        use crate::mvcc::range::RangeError;
+        match error {
+            EvaluateError::LeaseNotFound(id) => ApplyError::LeaseNotFound(id),
+            EvaluateError::KeyNotFound => ApplyError::KeyNotFound,
+            EvaluateError::Range(RangeError::Compacted { requested, .. }) => {
+                ApplyError::Compacted { requested }
+            }
+            EvaluateError::Range(RangeError::Future { requested, .. }) => ApplyError::Future { requested },
+            EvaluateError::Range(RangeError::Load(error)) | EvaluateError::Load(error) => {
+                ApplyError::Read(error)
+            }
+        }
+    }
+}
+
+/// Who answers: in every reply's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster_id: u64,
+    pub member_id: u64,
+    pub term: u64,
+}
+
+impl Identity {
+    pub fn header(&self, revision: i64) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.cluster_id,
+            member_id: self.member_id,
+            revision,
+            raft_term: self.term,
+        }
+    }
+}
+
+pub struct Machine {
+    pub identity: Identity,
+    pub state: State,
+    /// What the commands applied since the last `take_batch` must store.
+    batch: Batch,
+}
+
+impl Machine {
+    pub fn new(identity: Identity, state: State) -> Self {
+        Machine { identity, state, batch: Batch::default() }
+    }
+
+    pub fn take_batch(&mut self) -> Batch {
+        std::mem::take(&mut self.batch)
+    }
+
+    /// Goes back to `state`: what was applied since could not be stored.
+    pub fn roll_back(&mut self, state: State) {
+        self.state = state;
+        self.batch = Batch::default();
+    }
+
+    pub fn apply<V>(&mut self, command: Command, stored: &mut V) -> Result<Reply, ApplyError>
+    where
+        V: Values<Error = ReadError>,
+    {
+        self.check_alarms(&command)?;
+        match command {
+            Command::Put(request) => {
+                self.transact(stored, |txn| txn.put(&request)).map(|mut response: PutResponse| {
+                    response.header = self.header();
+                    Reply::Put(response)
+                })
+            }
+            Command::DeleteRange(request) => self.transact(stored, |txn| txn.delete_range(&request)).map(
+                |mut response: DeleteRangeResponse| {
+                    response.header = self.header();
+                    Reply::DeleteRange(response)
+                },
+            ),
+            Command::Txn(request) => {
+                self.transact(stored, |txn| txn.txn(&request)).map(|mut response: TxnResponse| {
+                    response.header = self.header();
+                    Reply::Txn(response)
+                })
+            }
+            Command::Compact { revision } => self.compact(revision),
+            Command::LeaseGrant { id, ttl } => self.grant(id, ttl),
+            Command::LeaseRevoke { id } => self.revoke(id, stored),
+            Command::Alarm(request) => Ok(Reply::Alarm(self.alarm(&request))),
+        }
+    }
+
+    /// Takes up to `rows_max` compacted rows out; true when none are left.
+    pub fn collect_garbage(&mut self, rows_max: usize) -> bool {
+        let garbage = self.state.take_garbage(rows_max);
+        let done = garbage.len() < rows_max;
+        self.batch.removed.extend(garbage);
+        done
+    }
+
+    fn header(&self) -> Option<ResponseHeader> {
+        Some(self.identity.header(self.state.revision))
+    }
+
+    fn transact<V, T>(
+        &mut self,
+        stored: &mut V,
+        evaluate: impl FnOnce(&mut Transaction<'_, Recent<'_, V>>) -> Result<T, EvaluateError<ReadError>>,
+    ) -> Result<T, ApplyError>
+    where
+        V: Values<Error = ReadError>,
+    {
+        let mut values = Recent { rows: &self.batch.rows, stored };
+        let mut transaction = Transaction::new(&mut self.state, &mut values);
+        let response = evaluate(&mut transaction)?;
+        let (rows, changes) = transaction.finish();
+        if !changes.is_empty() {
+            let revision = self.state.revision;
+            self.batch.rows.extend(rows);
+            self.batch.changesets.push(Arc::new(Changeset { revision, changes }));
+        }
+        Ok(response)
+    }
+
+    fn compact(&mut self, revision: i64) -> Result<Reply, ApplyError> {
+        if revision <= self.state.compact_revision {
+            return Err(ApplyError::Compacted { requested: revision });
+        }
+        if revision > self.state.revision {
+            return Err(ApplyError::Future { requested: revision });
+        }
+        self.state.compact_revision = revision;
+        self.record(Bucket::Meta, META_COMPACT_REVISION.to_vec(), Some(revision.to_be_bytes().to_vec()));
+        let floor = self.state.revision;
+        self.record(Bucket::Meta, META_REVISION_FLOOR.to_vec(), Some(floor.to_be_bytes().to_vec()));
+        Ok(Reply::Compact(CompactionResponse { header: self.header() }))
+    }
+
+    fn grant(&mut self, id: i64, ttl: i64) -> Result<Reply, ApplyError> {
+        if self.state.lease(id).is_some() {
+            return Err(ApplyError::LeaseExists(id));
+        }
+        self.state.grant(id, Granted { ttl });
+        self.record(Bucket::Lease, id.to_be_bytes().to_vec(), Some(ttl.to_be_bytes().to_vec()));
+        Ok(Reply::LeaseGrant(LeaseGrantResponse { header: self.header(), id, ttl, error: String::new() }))
+    }
+
+    fn revoke<V>(&mut self, id: i64, stored: &mut V) -> Result<Reply, ApplyError>
+    where
+        V: Values<Error = ReadError>,
+    {
+        if self.state.lease(id).is_none() {
+            return Err(ApplyError::LeaseNotFound(id));
+        }
+        let keys = self.state.lease_keys(id);
+        self.transact(stored, |txn| {
+            txn.delete_keys(keys);
+            Ok(())
+        })?;
+        self.state.forget_lease(id);
+        self.record(Bucket::Lease, id.to_be_bytes().to_vec(), None);
+        Ok(Reply::LeaseRevoke(LeaseRevokeResponse { header: self.header() }))
+    }
+
+    fn alarm(&mut self, request: &AlarmRequest) -> AlarmResponse {
+        let wanted = |alarm: i32| request.alarm == AlarmType::None as i32 || request.alarm == alarm;
+        let entry = (request.member_id, request.alarm);
+        let concerned: Vec<(u64, i32)> = match AlarmAction::try_from(request.action) {
+            Ok(AlarmAction::Get) => {
+                self.state.alarms.iter().copied().filter(|(_, alarm)| wanted(*alarm)).collect()
+            }
+            Ok(AlarmAction::Activate) if request.alarm != AlarmType::None as i32 => {
+                Arc::make_mut(&mut self.state.alarms).insert(entry);
+                self.record(Bucket::Alarm, alarm_key(entry), Some(Vec::new()));
+                vec![entry]
+            }
+            Ok(AlarmAction::Deactivate) if Arc::make_mut(&mut self.state.alarms).remove(&entry) => {
+                self.record(Bucket::Alarm, alarm_key(entry), None);
+                vec![entry]
+            }
+            _ => Vec::new(),
+        };
+        let alarms =
+            concerned.into_iter().map(|(member_id, alarm)| AlarmMember { member_id, alarm }).collect();
+        AlarmResponse { header: self.header(), alarms }
+    }
+
+    /// What a raised alarm forbids: NOSPACE all that grows the store, CORRUPT all that changes keys or leases.
+    fn check_alarms(&self, command: &Command) -> Result<(), ApplyError> {
+        if self.state.alarms.is_empty() {
+            return Ok(());
+        }
+        let raised = |wanted: AlarmType| self.state.alarms.iter().any(|(_, alarm)| *alarm == wanted as i32);
+        let changes = !matches!(command, Command::Alarm(_));
+        if raised(AlarmType::Corrupt) && changes {
+            return Err(ApplyError::Corrupt);
+        }
+        let grows = match command {
+            Command::Put(_) | Command::LeaseGrant { .. } => true,
+            Command::Txn(request) => puts(request),
+            _ => false,
+        };
+        if grows && raised(AlarmType::Nospace) {
+            return Err(ApplyError::NoSpace);
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, bucket: Bucket, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.batch.records.push(RecordWrite { bucket, key, value });
+    }
+}
+
+pub fn alarm_key((member_id, alarm): (u64, i32)) -> Vec<u8> {
+    [member_id.to_be_bytes().as_slice(), &alarm.to_be_bytes()].concat()
+}
+
+fn puts(request: &TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).any(|RequestOp { request }| match request {
+        Some(Request::RequestPut(_)) => true,
+        Some(Request::RequestTxn(nested)) => puts(nested),
+        _ => false,
+    })
+}

@@ -1,0 +1,65 @@
+//! The backends: each puts commands in an order and makes them durable; none knows what a command means.
+//!
+//! `local` is the order of one process (a writer thread with group commit) over any `RowWriter`; `sqlite` and `memory` store
+//! its rows. `open` turns an endpoint into a running store.
+
+mod local;
+mod memory;
+mod sqlite;
+
+pub use local::{Proposal, Writer, stop_process};
+pub use sqlite::OpenError as SqliteError;
+
+use crate::apply::Identity;
+use crate::mvcc::State;
+use crate::rows::{RowReader, RowWriter};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Which backend and where; parsed from kine's `--endpoint`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    Sqlite(sqlite::Options),
+    Memory,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Sqlite(#[from] sqlite::OpenError),
+}
+
+/// What a backend is made of once it is open.
+pub struct Opened {
+    pub writer: Box<dyn RowWriter>,
+    pub reader: Arc<dyn RowReader>,
+    pub state: State,
+    pub identity: Identity,
+}
+
+impl Endpoint {
+    /// Default of kine: `./db/state.db`.
+    pub fn sqlite(path: impl Into<PathBuf>) -> Self {
+        Endpoint::Sqlite(sqlite::Options { path: path.into(), fsync: true })
+    }
+
+    /// Without fsync an acknowledged write can be lost: for tests only.
+    pub fn without_fsync(self) -> Self {
+        match self {
+            Endpoint::Sqlite(options) => Endpoint::Sqlite(sqlite::Options { fsync: false, ..options }),
+            Endpoint::Memory => Endpoint::Memory,
+        }
+    }
+
+    pub fn open(&self) -> Result<Opened, OpenError> {
+        match self {
+            Endpoint::Sqlite(options) => Ok(sqlite::open(options)?),
+            Endpoint::Memory => Ok(memory::open()),
+        }
+    }
+}
+
+/// Ids of a new store: random, as two stores must never be taken for one another.
+fn new_identity() -> Identity {
+    Identity { cluster_id: rand::random(), member_id: rand::random(), term: 2 }
+}

@@ -1,0 +1,274 @@
+//! Opening a database: whose file it is, that it is sound, and the state its rows amount to.
+//!
+//! Nothing is changed before the file is known to be ours and of a format we write.
+
+use super::lock::{LockError, LockFile};
+use super::{APPLICATION_ID, FORMAT, VALUE_BYTES_MAX, reader::SqliteReader, writer::SqliteWriter};
+use crate::apply::{
+    Identity, META_CLUSTER_ID, META_COMPACT_REVISION, META_MEMBER_ID, META_REVISION_FLOOR, META_TERM,
+    alarm_key,
+};
+use crate::backend::{Opened, new_identity};
+use crate::mvcc::{Granted, Rebuild, Version};
+use crate::rows::Bucket;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, limits::Limit};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// SQLite before 3.51.3 can corrupt a database when a WAL reset races with a checkpoint.
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    pub path: PathBuf,
+    /// False: `synchronous=OFF`, an acknowledged write can be lost. For tests only.
+    pub fsync: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("database {path}: {error}")]
+    File { path: PathBuf, error: std::io::Error },
+    #[error("directory {path}: {error}")]
+    Directory { path: PathBuf, error: std::io::Error },
+    #[error(
+        "database {path} has format {found}, this release knows up to {FORMAT}; it was left untouched, use a newer release"
+    )]
+    NewerFormat { path: PathBuf, found: i64 },
+    #[error(
+        "{path} is a database of another program (application id {application_id:#x}); it was left untouched"
+    )]
+    Foreign { path: PathBuf, application_id: i64 },
+    #[error("database {path} is corrupt: {detail}; restore a backup or move the file away")]
+    Corrupt { path: PathBuf, detail: String },
+    #[error("SQLite {0} is too old: versions before 3.51.3 can corrupt a database")]
+    Library(&'static str),
+    #[error("database {path}: {error}")]
+    Sqlite { path: PathBuf, error: rusqlite::Error },
+}
+
+pub fn open(options: &Options) -> Result<Opened, OpenError> {
+    if rusqlite::version_number() < SQLITE_VERSION_MIN {
+        return Err(OpenError::Library(rusqlite::version()));
+    }
+    let path = &options.path;
+    create_directory(path)?;
+    let lock = LockFile::acquire(path)?;
+    create_file(path)?;
+    let failed = |error| from_sqlite(path, error);
+    let connection =
+        connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).map_err(failed)?;
+    let fresh = check_owner(path, &connection)?;
+    configure_writer(&connection, options, fresh).map_err(failed)?;
+    if fresh {
+        create_tables(&connection).map_err(failed)?;
+    } else {
+        check_integrity(path, &connection)?;
+    }
+    let identity = identify(&connection).map_err(failed)?;
+    let state = rebuild(path, &connection)?;
+    let reader = Arc::new(SqliteReader::new(path.clone()));
+    let writer = SqliteWriter::new(connection, path.clone(), lock).map_err(failed)?;
+    Ok(Opened { writer: Box::new(writer), reader, state, identity })
+}
+
+/// Every connection: bounded values, no tricks from a hostile file.
+pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+fn create_directory(path: &Path) -> Result<(), OpenError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| OpenError::Directory { path: directory.into(), error })
+}
+
+/// The file holds secrets: only its owner may read it. SQLite gives the WAL the same mode.
+fn create_file(path: &Path) -> Result<(), OpenError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let created = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
+    match created {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(OpenError::File { path: path.into(), error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the file is new; refuses what is not ours without having written anything.
+fn check_owner(path: &Path, connection: &Connection) -> Result<bool, OpenError> {
+    let failed = |error| from_sqlite(path, error);
+    let number = |pragma: &str| {
+        connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map_err(failed)
+    };
+    let application_id = number("application_id")?;
+    let format = number("user_version")?;
+    let objects: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    match (application_id, format) {
+        (0, 0) if objects == 0 => Ok(true),
+        (APPLICATION_ID, found) if found > FORMAT => Err(OpenError::NewerFormat { path: path.into(), found }),
+        (APPLICATION_ID, FORMAT) => Ok(false),
+        _ => Err(OpenError::Foreign { path: path.into(), application_id }),
+    }
+}
+
+fn configure_writer(connection: &Connection, options: &Options, fresh: bool) -> rusqlite::Result<()> {
+    if fresh {
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", if options.fsync { "FULL" } else { "OFF" })?;
+    connection.pragma_update(None, "cache_size", -8192)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "locking_mode", "NORMAL")
+}
+
+fn create_tables(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE;
+         CREATE TABLE rows (
+             location INTEGER PRIMARY KEY,
+             revision INTEGER NOT NULL,
+             sub INTEGER NOT NULL,
+             key BLOB NOT NULL,
+             create_revision INTEGER NOT NULL,
+             version INTEGER NOT NULL,
+             lease INTEGER NOT NULL,
+             value BLOB NOT NULL
+         ) STRICT;
+         CREATE TABLE records (
+             bucket INTEGER NOT NULL,
+             key BLOB NOT NULL,
+             value BLOB NOT NULL,
+             PRIMARY KEY (bucket, key)
+         ) STRICT, WITHOUT ROWID;
+         PRAGMA application_id = {APPLICATION_ID};
+         PRAGMA user_version = {FORMAT};
+         COMMIT;"
+    ))
+}
+
+fn check_integrity(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    let verdict: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|error| from_sqlite(path, error))?;
+    if verdict == "ok" { Ok(()) } else { Err(OpenError::Corrupt { path: path.into(), detail: verdict }) }
+}
+
+/// Ids of the store, made at its creation; the term counts its starts, as a member's elections would.
+fn identify(connection: &Connection) -> rusqlite::Result<Identity> {
+    let stored = |key: &[u8]| meta(connection, key).map(|value| value.map(|number| number as u64));
+    let identity = match (stored(META_CLUSTER_ID)?, stored(META_MEMBER_ID)?, stored(META_TERM)?) {
+        (Some(cluster_id), Some(member_id), Some(term)) => Identity { cluster_id, member_id, term: term + 1 },
+        _ => new_identity(),
+    };
+    let mut statement =
+        connection.prepare("INSERT OR REPLACE INTO records (bucket, key, value) VALUES (?1, ?2, ?3)")?;
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    for (key, value) in [
+        (META_CLUSTER_ID, identity.cluster_id),
+        (META_MEMBER_ID, identity.member_id),
+        (META_TERM, identity.term),
+    ] {
+        statement.execute((Bucket::Meta as i64, key, value.to_be_bytes().as_slice()))?;
+    }
+    connection.execute_batch("COMMIT")?;
+    Ok(identity)
+}
+
+fn meta(connection: &Connection, key: &[u8]) -> rusqlite::Result<Option<i64>> {
+    let found: Option<Vec<u8>> = connection
+        .query_row(
+            "SELECT value FROM records WHERE bucket = ?1 AND key = ?2",
+            (Bucket::Meta as i64, key),
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(found.and_then(|value| value.try_into().ok()).map(i64::from_be_bytes))
+}
+
+fn rebuild(path: &Path, connection: &Connection) -> Result<crate::mvcc::State, OpenError> {
+    let failed = |error| from_sqlite(path, error);
+    let corrupt = |detail: String| OpenError::Corrupt { path: path.into(), detail };
+    let mut rebuild = Rebuild::new(meta(connection, META_COMPACT_REVISION).map_err(failed)?.unwrap_or(-1));
+    let mut alarms = std::collections::BTreeSet::new();
+    let mut statement =
+        connection.prepare("SELECT bucket, key, value FROM records WHERE bucket != 0").map_err(failed)?;
+    let mut records = statement.query([]).map_err(failed)?;
+    while let Some(record) = records.next().map_err(failed)? {
+        let bucket: i64 = record.get(0).map_err(failed)?;
+        let (key, value): (Vec<u8>, Vec<u8>) =
+            (record.get(1).map_err(failed)?, record.get(2).map_err(failed)?);
+        if bucket == Bucket::Lease as i64 {
+            let (id, ttl) = lease(&key, &value).ok_or_else(|| corrupt(format!("lease record {key:02x?}")))?;
+            rebuild.lease(id, Granted { ttl });
+        } else if bucket == Bucket::Alarm as i64 {
+            alarms.insert(alarm(&key).ok_or_else(|| corrupt(format!("alarm record {key:02x?}")))?);
+        }
+    }
+    let mut statement = connection
+        .prepare(
+            "SELECT location, revision, create_revision, version, lease, length(value), key FROM rows ORDER BY location",
+        )
+        .map_err(failed)?;
+    let mut rows = statement.query([]).map_err(failed)?;
+    let mut revision_before = 0;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let version = version(row).map_err(failed)?;
+        if version.mod_revision < revision_before.max(1) || version.create_revision > version.mod_revision {
+            return Err(corrupt(format!("row {} has revision {}", version.location, version.mod_revision)));
+        }
+        revision_before = version.mod_revision;
+        let key = row.get_ref(6).map_err(failed)?.as_blob().map_err(|error| corrupt(error.to_string()))?;
+        rebuild.row(key, version);
+    }
+    let mut state = rebuild.finish(meta(connection, META_REVISION_FLOOR).map_err(failed)?.unwrap_or(1));
+    state.alarms = Arc::new(alarms);
+    Ok(state)
+}
+
+fn version(row: &rusqlite::Row) -> rusqlite::Result<Version> {
+    Ok(Version {
+        location: row.get(0)?,
+        mod_revision: row.get(1)?,
+        create_revision: row.get(2)?,
+        version: row.get(3)?,
+        lease: row.get(4)?,
+        value_len: row.get(5)?,
+    })
+}
+
+fn lease(key: &[u8], value: &[u8]) -> Option<(i64, i64)> {
+    Some((i64::from_be_bytes(key.try_into().ok()?), i64::from_be_bytes(value.try_into().ok()?)))
+}
+
+fn alarm(key: &[u8]) -> Option<(u64, i32)> {
+    let (member, kind) = key.split_at_checked(8)?;
+    let alarm = (u64::from_be_bytes(member.try_into().ok()?), i32::from_be_bytes(kind.try_into().ok()?));
+    debug_assert_eq!(alarm_key(alarm), key);
+    Some(alarm)
+}
+
+pub(super) fn from_sqlite(path: &Path, error: rusqlite::Error) -> OpenError {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match error.sqlite_error_code() {
+        Some(DatabaseCorrupt | NotADatabase) => {
+            OpenError::Corrupt { path: path.into(), detail: error.to_string() }
+        }
+        _ => OpenError::Sqlite { path: path.into(), error },
+    }
+}

@@ -1,0 +1,168 @@
+//! Reading rows beside the writer: a small pool of read-only connections, one statement per call.
+
+use super::open::connect;
+use crate::mvcc::Version;
+use crate::rows::{ReadError, Row, RowReader, ScanFrom};
+use bytes::Bytes;
+use rusqlite::{Connection, OpenFlags};
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+/// Idle connections kept; more are opened when more threads read at once (their number is bounded by the runtime) and
+/// closed when done.
+const IDLE_MAX: usize = 4;
+/// Rows in neighbouring locations are read in one walk when no gap is wider than this.
+const GAP_MAX: u64 = 8;
+
+pub struct SqliteReader {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl SqliteReader {
+    pub fn new(path: PathBuf) -> Self {
+        SqliteReader { path, idle: Mutex::default() }
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, ReadError> {
+        let pooled = self.idle().pop();
+        let connection = match pooled {
+            Some(connection) => connection,
+            None => self.connect().map_err(failed)?,
+        };
+        let result = read(&connection);
+        let mut idle = self.idle();
+        if idle.len() < IDLE_MAX {
+            idle.push(connection);
+        }
+        result
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().expect("no holder of the connection pool panics")
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let connection = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.pragma_update(None, "cache_size", -1024)?;
+        Ok(connection)
+    }
+}
+
+fn failed(error: rusqlite::Error) -> ReadError {
+    ReadError::Io(error.to_string())
+}
+
+/// Loads values in location order, neighbours in one walk, and returns them in the order asked for.
+pub(super) fn load(connection: &Connection, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
+    let mut out = vec![Bytes::new(); versions.len()];
+    let mut order: Vec<usize> = (0..versions.len()).filter(|&at| versions[at].value_len > 0).collect();
+    order.sort_unstable_by_key(|&at| versions[at].location);
+    let near = |a: &usize, b: &usize| versions[*b].location - versions[*a].location <= GAP_MAX;
+    for run in order.chunk_by(near) {
+        load_run(connection, versions, run, &mut out)?;
+    }
+    Ok(out)
+}
+
+fn load_run(
+    connection: &Connection,
+    versions: &[Version],
+    run: &[usize],
+    out: &mut [Bytes],
+) -> Result<(), ReadError> {
+    let location = |at: usize| versions[run[at]].location;
+    let mut statement = connection
+        .prepare_cached("SELECT location, value FROM rows WHERE location BETWEEN ?1 AND ?2")
+        .map_err(failed)?;
+    let mut rows = statement.query((location(0), location(run.len() - 1))).map_err(failed)?;
+    let mut next = 0;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let found: u64 = row.get(0).map_err(failed)?;
+        // Several requests may name one location.
+        while next < run.len() && location(next) == found {
+            let value = row
+                .get_ref(1)
+                .map_err(failed)?
+                .as_blob()
+                .map_err(|error| ReadError::Io(error.to_string()))?;
+            out[run[next]] = Bytes::copy_from_slice(value);
+            next += 1;
+        }
+    }
+    if next < run.len() { Err(ReadError::Gone(location(next))) } else { Ok(()) }
+}
+
+impl RowReader for SqliteReader {
+    fn load(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
+        self.with(|connection| load(connection, versions))
+    }
+
+    fn scan(&self, from: ScanFrom, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, ReadError> {
+        self.with(|connection| {
+            let start = match from {
+                ScanFrom::Location(location) => location,
+                ScanFrom::Revision(revision) => first_location(connection, revision).map_err(failed)?,
+            };
+            scan(connection, start, rows_max, bytes_max).map_err(failed)
+        })
+    }
+}
+
+fn scan(
+    connection: &Connection,
+    start: u64,
+    rows_max: usize,
+    bytes_max: usize,
+) -> rusqlite::Result<Vec<Row>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT location, revision, create_revision, version, lease, sub, key, value FROM rows
+         WHERE location >= ?1 ORDER BY location LIMIT ?2",
+    )?;
+    let mut rows = statement.query((start, rows_max as i64))?;
+    let (mut out, mut bytes) = (Vec::new(), 0);
+    while bytes < bytes_max
+        && let Some(row) = rows.next()?
+    {
+        let value = Bytes::copy_from_slice(row.get_ref(7)?.as_blob()?);
+        bytes += value.len();
+        let version = Version {
+            location: row.get(0)?,
+            mod_revision: row.get(1)?,
+            create_revision: row.get(2)?,
+            version: row.get(3)?,
+            lease: row.get(4)?,
+            value_len: value.len() as u32,
+        };
+        out.push(Row {
+            sub: row.get(5)?,
+            key: Bytes::copy_from_slice(row.get_ref(6)?.as_blob()?),
+            version,
+            value,
+        });
+    }
+    Ok(out)
+}
+
+/// The first location at or above `revision`: rows are in the order of both, so it is found by halving.
+fn first_location(connection: &Connection, revision: i64) -> rusqlite::Result<u64> {
+    let (mut low, mut high): (u64, u64) = connection.query_row(
+        "SELECT coalesce(min(location), 0), coalesce(max(location), 0) + 1 FROM rows",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let mut statement = connection.prepare_cached(
+        "SELECT location, revision FROM rows WHERE location >= ?1 ORDER BY location LIMIT 1",
+    )?;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let (location, found): (u64, i64) =
+            statement.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if found < revision {
+            low = location + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low)
+}

@@ -1,0 +1,169 @@
+//! What a server is started with: plain data, parsed and checked before anything is opened.
+
+use crate::api::Limits;
+use crate::backend::Endpoint;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Budget of the value cache unless told otherwise.
+pub const CACHE_BYTES: usize = 32 << 20;
+/// The etcd release whose behaviour we offer and report.
+pub const EMULATED_ETCD_VERSION: &str = "3.7.1";
+/// kine's interval of periodic progress; etcd's is 10 minutes.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub endpoint: Endpoint,
+    pub listen: Vec<Listen>,
+    pub tls: Option<Tls>,
+    /// Where `/metrics` is served; `None`: nowhere but on the client listeners.
+    pub metrics: Option<SocketAddr>,
+    pub limits: Limits,
+    pub cache_bytes: usize,
+    pub progress_interval: Duration,
+    pub version: String,
+    pub member_name: String,
+    pub client_urls: Vec<String>,
+    pub peer_urls: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// Certificates of the client listeners; read again at a handshake when the files have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    /// Clients must show a certificate signed by one of these.
+    pub trusted_ca_file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            endpoint: Endpoint::sqlite("./db/state.db"),
+            listen: vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 2379)))],
+            tls: None,
+            metrics: None,
+            limits: Limits::default(),
+            cache_bytes: CACHE_BYTES,
+            progress_interval: PROGRESS_INTERVAL,
+            version: EMULATED_ETCD_VERSION.to_owned(),
+            member_name: "kine".to_owned(),
+            client_urls: Vec::new(),
+            peer_urls: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    #[error("endpoint {0:?} is not <scheme>://<address>, for example sqlite:///var/lib/kine/state.db")]
+    NoScheme(String),
+    #[error("endpoint scheme {0:?} is not supported yet; use sqlite:// (or memory:// to try things out)")]
+    Scheme(String),
+    #[error("endpoint: SQLite parameter {name}={value} is not supported: {reason}")]
+    Parameter { name: String, value: String, reason: &'static str },
+    #[error("listen address {0:?} is neither host:port, tcp://host:port nor unix:///path")]
+    Listen(String),
+}
+
+/// Parses kine's `--endpoint`. Never echoes what may hold a password.
+pub fn parse_endpoint(text: &str) -> Result<Endpoint, ParseError> {
+    if text.is_empty() {
+        return Ok(Config::default().endpoint);
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(ParseError::NoScheme(text.to_owned()));
+    };
+    match scheme {
+        "" | "sqlite" => sqlite_endpoint(rest),
+        "memory" => Ok(Endpoint::Memory),
+        other => Err(ParseError::Scheme(other.to_owned())),
+    }
+}
+
+/// `PATH?parameters` as Go-kine takes it. What its parameters ask for is either what we do anyway or refused by name.
+fn sqlite_endpoint(rest: &str) -> Result<Endpoint, ParseError> {
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let path = path.strip_prefix("file:").unwrap_or(path);
+    let Endpoint::Sqlite(default) = Endpoint::sqlite("./db/state.db") else {
+        unreachable!("a sqlite endpoint")
+    };
+    let endpoint = if path.is_empty() { Endpoint::Sqlite(default) } else { Endpoint::sqlite(path) };
+    for (name, value) in query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    {
+        let refuse =
+            |reason| Err(ParseError::Parameter { name: name.to_owned(), value: value.to_owned(), reason });
+        match (name, value.to_ascii_uppercase().as_str()) {
+            ("_journal" | "_journal_mode", "WAL") => {}
+            ("_journal" | "_journal_mode", _) => return refuse("the journal is always WAL"),
+            ("_sync" | "_synchronous", "FULL" | "EXTRA" | "NORMAL" | "1" | "2" | "3") => {}
+            ("_sync" | "_synchronous", _) => {
+                return refuse("commits are always durable (FULL); --unsafe-no-fsync turns that off");
+            }
+            ("_txlock", "IMMEDIATE" | "EXCLUSIVE") => {}
+            ("_txlock", _) => return refuse("writes always lock at once"),
+            ("cache", "SHARED" | "PRIVATE") => {}
+            ("mode", "RWC" | "RW") => {}
+            ("_busy_timeout" | "_timeout" | "_stmt_cache_size", _) => {}
+            ("_kine_disable_compact_wal_checkpoint" | "_kine_disable_wal_autocheckpoint", _) => {
+                return refuse("the WAL is always kept bounded");
+            }
+            ("_kine_disable_startup_vacuum", _) => {}
+            _ => return refuse("unknown parameter"),
+        }
+    }
+    Ok(endpoint)
+}
+
+/// Parses kine's `--listen-address`.
+pub fn parse_listen(text: &str) -> Result<Listen, ParseError> {
+    let bad = || ParseError::Listen(text.to_owned());
+    if let Some(path) = text.strip_prefix("unix://") {
+        return if path.is_empty() { Err(bad()) } else { Ok(Listen::Unix(path.into())) };
+    }
+    let address =
+        ["tcp://", "http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or(text);
+    parse_address(address).map(Listen::Tcp).ok_or_else(bad)
+}
+
+/// `host:port`; an empty host is every address.
+pub fn parse_address(text: &str) -> Option<SocketAddr> {
+    use std::net::ToSocketAddrs;
+    let text = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    text.to_socket_addrs().ok()?.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kines_default_dsn_is_accepted_and_unknown_parameters_are_named() {
+        let dsn = "sqlite:///data/state.db?_journal_mode=WAL&_busy_timeout=30000&_synchronous=NORMAL&_txlock=immediate&_stmt_cache_size=20&cache=shared";
+        assert_eq!(parse_endpoint(dsn), Ok(Endpoint::sqlite("/data/state.db")));
+        assert_eq!(parse_endpoint("sqlite://rel.db"), Ok(Endpoint::sqlite("rel.db")));
+        let error = parse_endpoint("sqlite:///x?_journal=DELETE").unwrap_err().to_string();
+        assert!(error.contains("_journal=DELETE"), "{error}");
+        let error = parse_endpoint("postgres://user:secret@db/kine").unwrap_err().to_string();
+        assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn listen_addresses_of_every_form_are_understood() {
+        assert_eq!(parse_listen("127.0.0.1:0"), Ok(Listen::Tcp(([127, 0, 0, 1], 0).into())));
+        assert_eq!(parse_listen("tcp://127.0.0.1:5"), Ok(Listen::Tcp(([127, 0, 0, 1], 5).into())));
+        assert_eq!(parse_listen("unix:///run/kine.sock"), Ok(Listen::Unix("/run/kine.sock".into())));
+        assert!(parse_listen("nowhere").is_err());
+    }
+}

@@ -1,0 +1,300 @@
+//! The server: `Config` -> `App` (store open, sockets bound, nothing served) -> `serve` -> drained and closed.
+//!
+//! One listener speaks gRPC and HTTP: HTTP/2 requests with a gRPC content type go to the services, everything else to the
+//! plain endpoints. Every connection is a task of one set; a stop ends accepting, asks connections to finish, and closes
+//! the store last.
+
+mod http;
+mod service;
+mod tls;
+
+use crate::api::{About, Api};
+use crate::backend::OpenError;
+use crate::config::{Config, Listen};
+use crate::store::{Options, Store, Threads};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use service::Faces;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tls::Acceptor;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Connections served at once; one more waits in the kernel's queue.
+const CONNECTIONS_MAX: usize = 32 << 10;
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// etcd's keepalive: a ping every two hours, twenty seconds for the answer.
+const PING_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Windows large enough that a list is not held up by round trips.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Bytes of one response waiting for the client's window.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("cannot listen on {address}: {error}")]
+    Listen { address: String, error: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error("no listen address is given")]
+    NoListener,
+}
+
+pub struct App {
+    api: Api,
+    threads: Threads,
+    listeners: Vec<Bound>,
+    metrics: Option<TcpListener>,
+    tls: Option<Acceptor>,
+}
+
+enum Bound {
+    Tcp(TcpListener),
+    /// Its file is removed when the listener goes.
+    Unix(UnixListener, PathBuf),
+}
+
+impl App {
+    /// Opens the store and binds the sockets. Blocks while the store is opened.
+    pub async fn bind(config: Config) -> Result<App, StartError> {
+        if config.listen.is_empty() {
+            return Err(StartError::NoListener);
+        }
+        let tls = config.tls.as_ref().map(Acceptor::new).transpose()?;
+        // Sockets before the store: a port in use is the cheaper mistake to find.
+        let mut listeners = Vec::new();
+        for listen in &config.listen {
+            listeners.push(Bound::listen(listen).await?);
+        }
+        let metrics = match config.metrics {
+            Some(address) => Some(bind_tcp(address).await?),
+            None => None,
+        };
+        let options =
+            Options { cache_bytes: config.cache_bytes, progress_interval: config.progress_interval };
+        let endpoint = config.endpoint.clone();
+        let (store, threads) = tokio::task::spawn_blocking(move || Store::open(&endpoint, &options))
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let about = Arc::new(About {
+            version: config.version,
+            member_name: config.member_name,
+            client_urls: config.client_urls,
+            peer_urls: config.peer_urls,
+        });
+        Ok(App { api: Api { store, limits: config.limits, about }, threads, listeners, metrics, tls })
+    }
+
+    /// The TCP addresses in use: tells the port where the configuration said 0.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners
+            .iter()
+            .filter_map(|bound| match bound {
+                Bound::Tcp(listener) => listener.local_addr().ok(),
+                Bound::Unix(..) => None,
+            })
+            .collect()
+    }
+
+    /// Serves until `stop` is done; then lets requests under way finish for at most `grace` (asked at that moment), and
+    /// closes the store.
+    pub async fn serve(self, stop: impl Future<Output = ()>, grace: impl FnOnce() -> Duration) {
+        let App { api, threads, listeners, metrics, tls } = self;
+        let (closing, closed) = watch::channel(false);
+        let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+        let faces = Faces::new(api);
+        let mut acceptors = JoinSet::new();
+        for listener in listeners {
+            let accept = Accept {
+                faces: faces.clone(),
+                tls: tls.clone(),
+                slots: slots.clone(),
+                closed: closed.clone(),
+            };
+            acceptors.spawn(accept.run(listener));
+        }
+        if let Some(listener) = metrics {
+            let accept = Accept { faces: faces.plain_only(), tls: None, slots, closed };
+            acceptors.spawn(accept.run(Bound::Tcp(listener)));
+        }
+        stop.await;
+        let grace = grace();
+        closing.send_replace(true);
+        let drained = async { while acceptors.join_next().await.is_some() {} };
+        if tokio::time::timeout(grace, drained).await.is_err() {
+            tracing::info!("closing connections that are still busy after {grace:?}");
+        }
+        acceptors.shutdown().await;
+        tokio::task::spawn_blocking(|| threads.stop())
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    }
+}
+
+impl Bound {
+    async fn listen(listen: &Listen) -> Result<Bound, StartError> {
+        match listen {
+            Listen::Tcp(address) => Ok(Bound::Tcp(bind_tcp(*address).await?)),
+            Listen::Unix(path) => {
+                let failed =
+                    |error| StartError::Listen { address: format!("unix://{}", path.display()), error };
+                let listener = bind_unix(path).map_err(failed)?;
+                Ok(Bound::Unix(listener, path.clone()))
+            }
+        }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Bound::Unix(_, path) = self
+            && let Err(error) = std::fs::remove_file(&*path)
+        {
+            tracing::debug!(path = %path.display(), %error, "socket file was gone already");
+        }
+    }
+}
+
+async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| StartError::Listen { address: address.to_string(), error })
+}
+
+/// A socket only its owner can use. A file left by a process that died is replaced; one that answers is not.
+fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => {
+            return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another process listens there"));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Accepts connections of one listener until closed, and waits for those it has.
+struct Accept {
+    faces: Faces,
+    tls: Option<Acceptor>,
+    slots: Arc<tokio::sync::Semaphore>,
+    closed: watch::Receiver<bool>,
+}
+
+impl Accept {
+    async fn run(mut self, listener: Bound) {
+        let mut connections = JoinSet::new();
+        loop {
+            let slot = self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+            tokio::select! {
+                accepted = accept(&listener) => match accepted {
+                    Ok(Accepted::Tcp(stream)) => match &self.tls {
+                        Some(acceptor) => {
+                            let (faces, closed, acceptor) = (self.faces.clone(), self.closed.clone(), acceptor.clone());
+                            connections.spawn(async move {
+                                match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                                    Ok(Ok(stream)) => serve(stream, faces, closed).await,
+                                    Ok(Err(error)) => {
+                                        tracing::warn!(%error, "rejected connection on client endpoint");
+                                    }
+                                    Err(_) => tracing::warn!("rejected connection on client endpoint: TLS handshake timed out"),
+                                }
+                                drop(slot);
+                            });
+                        }
+                        None => {
+                            connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), self.closed.clone())));
+                        }
+                    },
+                    Ok(Accepted::Unix(stream)) => {
+                        connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), self.closed.clone())));
+                    }
+                    Err(error) => {
+                        // Out of descriptors, most likely: serve what is there and try again when something ends.
+                        tracing::warn!(%error, "accepting a connection failed");
+                        if connections.join_next().await.is_none() {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                },
+                Some(finished) = connections.join_next() => drop(finished),
+                () = is_true(&mut self.closed) => break,
+            }
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+/// Waits for the flag; its sender outlives all who wait.
+async fn is_true(flag: &mut watch::Receiver<bool>) {
+    if flag.wait_for(|set| *set).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+async fn with_slot(slot: tokio::sync::OwnedSemaphorePermit, connection: impl Future<Output = ()>) {
+    connection.await;
+    drop(slot);
+}
+
+enum Accepted {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn accept(listener: &Bound) -> std::io::Result<Accepted> {
+    match listener {
+        Bound::Tcp(listener) => {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok(Accepted::Tcp(stream))
+        }
+        Bound::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0)),
+    }
+}
+
+/// Serves one connection until it ends; after `closed`, until what is under way is done.
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    faces: Faces,
+    mut closed: watch::Receiver<bool>,
+) {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(u32::MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
+    let connection = builder.serve_connection(TokioIo::new(stream), faces);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = is_true(&mut closed) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
+    }
+}

@@ -1,0 +1,226 @@
+//! The store as the API sees it: propose a command, read a view, watch.
+//!
+//! `Store::open` starts the threads (writer, watch hub, lease expiry) that own the state; the handle is cheap to clone and
+//! owns nothing. `Threads::stop` ends them in order; what was acknowledged is on disk before and after.
+
+use crate::apply::{ApplyError, Command, Identity, Machine, Reply};
+use crate::backend::{Endpoint, OpenError, Opened, Proposal, Writer};
+use crate::cache::ValueCache;
+use crate::lease::Lessor;
+use crate::mvcc::range::Values;
+use crate::mvcc::{ReadView, State, Version};
+use crate::rows::{ReadError, RowReader, Size};
+use crate::watch::{Hub, HubHandle};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Commands that may wait for the writer; one more is refused with "too many requests".
+const PROPOSALS_MAX: usize = 8192;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Budget of the value cache.
+    pub cache_bytes: usize,
+    pub progress_interval: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error("too many requests wait for the writer")]
+    TooMany,
+    #[error("the store is stopping")]
+    Stopped,
+}
+
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    identity: Identity,
+    proposals: mpsc::Sender<Proposal>,
+    published: Arc<ArcSwap<State>>,
+    cache: Arc<ValueCache>,
+    reader: Arc<dyn RowReader>,
+    lessor: Arc<Lessor>,
+    hub: HubHandle,
+}
+
+/// The threads behind a store.
+pub struct Threads {
+    store: Store,
+    writer: JoinHandle<()>,
+    hub: JoinHandle<()>,
+    expiry: JoinHandle<()>,
+}
+
+impl Store {
+    /// Opens the endpoint and starts serving it. Blocks while the index is rebuilt.
+    pub fn open(endpoint: &Endpoint, options: &Options) -> Result<(Store, Threads), OpenError> {
+        let Opened { writer: rows, reader, state, identity } = endpoint.open()?;
+        let lessor = Arc::new(Lessor::default());
+        let now = Instant::now();
+        for (id, granted) in state.lease_ids() {
+            lessor.grant(id, granted.ttl, now);
+        }
+        let published = Arc::new(ArcSwap::from_pointee(state.clone()));
+        let cache = Arc::new(ValueCache::new(options.cache_bytes));
+        let (hub, hub_handle) =
+            Hub::new(identity, published.clone(), cache.clone(), reader.clone(), options.progress_interval);
+        let (proposals, waiting) = mpsc::channel(PROPOSALS_MAX);
+        let writer = Writer {
+            machine: Machine::new(identity, state),
+            rows,
+            cache: cache.clone(),
+            published: published.clone(),
+            publisher: hub_handle.publisher(),
+            lessor: lessor.clone(),
+            proposals: waiting,
+        };
+        let store = Store {
+            inner: Arc::new(Inner {
+                identity,
+                proposals: proposals.clone(),
+                published,
+                cache,
+                reader,
+                lessor: lessor.clone(),
+                hub: hub_handle,
+            }),
+        };
+        let threads = Threads {
+            store: store.clone(),
+            writer: start("kine-writer", move || writer.run()),
+            hub: start("kine-watch", move || hub.run()),
+            expiry: start("kine-expiry", move || expire(&lessor, &proposals)),
+        };
+        Ok((store, threads))
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.inner.identity
+    }
+
+    /// The newest published state: everything acknowledged before this call is in it.
+    pub fn view(&self) -> ReadView {
+        self.inner.published.load_full()
+    }
+
+    pub fn lessor(&self) -> &Lessor {
+        &self.inner.lessor
+    }
+
+    pub fn hub(&self) -> &HubHandle {
+        &self.inner.hub
+    }
+
+    pub fn reader(&self) -> &Arc<dyn RowReader> {
+        &self.inner.reader
+    }
+
+    /// Orders a command; returns once it is durable and visible.
+    pub async fn propose(&self, command: Command) -> Result<Reply, ProposeError> {
+        self.ask(|reply| Proposal::Apply { command, reply: Some(reply) }).await?.map_err(ProposeError::Apply)
+    }
+
+    pub async fn compact_physically(&self, revision: i64) -> Result<Reply, ProposeError> {
+        self.ask(|reply| Proposal::CompactPhysically { revision, reply }).await?.map_err(ProposeError::Apply)
+    }
+
+    pub async fn size(&self) -> Result<Size, ProposeError> {
+        self.ask(|reply| Proposal::Size { reply }).await
+    }
+
+    pub async fn defragment(&self) -> Result<(), ProposeError> {
+        self.ask(|reply| Proposal::Defragment { reply }).await
+    }
+
+    /// Values from memory only; a miss is an error, to be tried again with `stored_values` where blocking is allowed.
+    pub fn cached_values(&self) -> CachedValues<'_> {
+        CachedValues(&self.inner.cache)
+    }
+
+    /// Values from memory or disk; blocks.
+    pub fn stored_values(&self) -> StoredValues<'_> {
+        StoredValues(&self.inner)
+    }
+
+    async fn ask<T>(&self, proposal: impl FnOnce(oneshot::Sender<T>) -> Proposal) -> Result<T, ProposeError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.proposals.try_send(proposal(reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ProposeError::TooMany,
+            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+        })?;
+        answer.await.map_err(|_| ProposeError::Stopped)
+    }
+}
+
+impl Threads {
+    /// Commits what waits and ends all threads. Blocks.
+    pub fn stop(self) {
+        let Threads { store, writer, hub, expiry } = self;
+        store.inner.lessor.close();
+        join(expiry);
+        // The writer has gone already only when it stopped the process.
+        drop(store.inner.proposals.blocking_send(Proposal::Stop));
+        join(writer);
+        store.inner.hub.stop();
+        join(hub);
+    }
+}
+
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .expect("a thread can be started while the process starts")
+}
+
+fn join(thread: JoinHandle<()>) {
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Turns deadlines that have passed into ordinary revokes.
+fn expire(lessor: &Lessor, proposals: &mpsc::Sender<Proposal>) {
+    while let Some(due) = lessor.wait_due() {
+        for id in due {
+            let revoke = Proposal::Apply { command: Command::LeaseRevoke { id }, reply: None };
+            if proposals.blocking_send(revoke).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+pub struct CachedValues<'a>(&'a ValueCache);
+
+/// Some value is not in memory.
+#[derive(Debug)]
+pub struct NotCached;
+
+impl Values for CachedValues<'_> {
+    type Error = NotCached;
+
+    fn load(&mut self, versions: &[Version]) -> Result<Vec<Bytes>, NotCached> {
+        self.0.load(versions, |_| Err(NotCached))
+    }
+}
+
+pub struct StoredValues<'a>(&'a Inner);
+
+impl Values for StoredValues<'_> {
+    type Error = ReadError;
+
+    fn load(&mut self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
+        self.0.cache.load(versions, |missing| self.0.reader.load(missing))
+    }
+}

@@ -1,0 +1,746 @@
+//! The hub: owner of every watch registration, and the fan-out.
+//!
+//! Invariants: a watcher that is live has, in its stream's queue or on the wire, every event up to the hub's revision; the
+//! hub's revision only grows; answers to a stream's requests are queued in the order of the requests. The hub waits for
+//! nobody: a full queue turns the watcher into one that is behind.
+
+use super::catch_up::{Behind, Job};
+use super::event::{Events, Item, encode};
+use super::index::{Index, Watched};
+use super::queue::Queue;
+use crate::apply::Identity;
+use crate::cache::ValueCache;
+use crate::mvcc::State;
+use crate::rows::{Change, Changeset, RowReader};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use proto::etcdserverpb::{ResponseHeader, WatchResponse};
+use proto::mvccpb::KeyValue;
+use slab::Slab;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Messages that may wait for the hub; more make the writer or the client wait.
+const MAILBOX_MAX: usize = 4096;
+/// Changesets kept in memory so that a watcher only a little behind needs no disk.
+const RECENT_CHANGES_MAX: usize = 16 << 10;
+const RECENT_BYTES_MAX: usize = 8 << 20;
+
+/// A watch to register.
+#[derive(Clone, Debug)]
+pub struct Create {
+    pub watched: Watched,
+    /// 0: from the next change on.
+    pub start_revision: i64,
+    /// 0: the hub picks one.
+    pub watch_id: i64,
+    pub prev_kv: bool,
+    pub no_put: bool,
+    pub no_delete: bool,
+    pub fragment: bool,
+    pub progress_notify: bool,
+}
+
+impl Create {
+    /// Range of a create request: an empty key means the first, `\0` as end means "from the key on".
+    pub fn watched(key: &[u8], range_end: &[u8]) -> Watched {
+        let start = if key.is_empty() { Bytes::from_static(&[0]) } else { Bytes::copy_from_slice(key) };
+        match range_end {
+            [] => Watched::Key(start),
+            [0] => Watched::Range { start, end: None },
+            end => Watched::Range { start, end: Some(Bytes::copy_from_slice(end)) },
+        }
+    }
+}
+
+pub(super) enum Message {
+    Publish {
+        revision: i64,
+        changesets: Vec<Arc<Changeset>>,
+    },
+    Open {
+        stream: u64,
+        queue: Arc<Queue>,
+    },
+    Close {
+        stream: u64,
+    },
+    Create {
+        stream: u64,
+        create: Create,
+    },
+    /// A watch that was refused before it reached the hub; answered here to keep the order.
+    Refuse {
+        stream: u64,
+        reason: String,
+    },
+    Cancel {
+        stream: u64,
+        watch_id: i64,
+    },
+    Progress {
+        stream: u64,
+    },
+    CaughtUp {
+        stream: u64,
+        caught_up: Vec<CaughtUp>,
+    },
+    Stop,
+}
+
+/// How far one watcher got through history.
+pub(super) struct CaughtUp {
+    pub watcher: usize,
+    pub cancelled: Arc<AtomicBool>,
+    pub outcome: Outcome,
+}
+
+pub(super) enum Outcome {
+    /// Everything below `next` was queued.
+    Upto {
+        next: i64,
+    },
+    Compacted {
+        compact_revision: i64,
+    },
+}
+
+/// How the writer and the streams reach the hub.
+#[derive(Clone)]
+pub struct HubHandle {
+    mailbox: mpsc::Sender<Message>,
+    next_stream: Arc<AtomicU64>,
+}
+
+impl HubHandle {
+    pub fn publisher(&self) -> Publisher {
+        Publisher { mailbox: self.mailbox.clone() }
+    }
+
+    /// Opens a stream; `None` when the hub has stopped.
+    pub async fn open(&self) -> Option<Stream> {
+        let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        let queue = Arc::new(Queue::default());
+        self.mailbox.send(Message::Open { stream: id, queue: queue.clone() }).await.ok()?;
+        Some(Stream { id, queue, mailbox: self.mailbox.clone() })
+    }
+
+    /// Ends the hub; blocks while its mailbox is full.
+    pub fn stop(&self) {
+        // Gone already: nothing to stop.
+        drop(self.mailbox.blocking_send(Message::Stop));
+    }
+}
+
+/// The writer's end.
+pub struct Publisher {
+    mailbox: mpsc::Sender<Message>,
+}
+
+impl Publisher {
+    /// Hands over what was committed; blocks while the hub's mailbox is full.
+    pub fn publish(&self, revision: i64, changesets: &[Arc<Changeset>]) {
+        if !changesets.is_empty() {
+            // The hub has stopped only when the process is about to.
+            drop(self.mailbox.blocking_send(Message::Publish { revision, changesets: changesets.to_vec() }));
+        }
+    }
+}
+
+/// A stream's end: requests go to the hub, `queue` brings what to send.
+pub struct Stream {
+    id: u64,
+    pub queue: Arc<Queue>,
+    mailbox: mpsc::Sender<Message>,
+}
+
+impl Stream {
+    pub async fn create(&self, create: Create) {
+        self.send(Message::Create { stream: self.id, create }).await;
+    }
+
+    pub async fn refuse(&self, reason: String) {
+        self.send(Message::Refuse { stream: self.id, reason }).await;
+    }
+
+    pub async fn cancel(&self, watch_id: i64) {
+        self.send(Message::Cancel { stream: self.id, watch_id }).await;
+    }
+
+    pub async fn progress(&self) {
+        self.send(Message::Progress { stream: self.id }).await;
+    }
+
+    /// One request at a time, and none while the answers to earlier ones fill the queue.
+    async fn send(&self, message: Message) {
+        if self.queue.room().await && self.mailbox.send(message).await.is_err() {
+            self.queue.close();
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.queue.close();
+        let (mailbox, stream) = (self.mailbox.clone(), self.id);
+        if let Err(mpsc::error::TrySendError::Full(message)) = mailbox.try_send(Message::Close { stream })
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { drop(mailbox.send(message).await) });
+        }
+    }
+}
+
+pub struct Hub {
+    mailbox: mpsc::Receiver<Message>,
+    core: Core,
+}
+
+struct Core {
+    identity: Identity,
+    published: Arc<ArcSwap<State>>,
+    cache: Arc<ValueCache>,
+    reader: Arc<dyn RowReader>,
+    to_self: mpsc::Sender<Message>,
+    progress_interval: Duration,
+    revision: i64,
+    streams: HashMap<u64, Registered>,
+    watchers: Slab<Watcher>,
+    index: Index,
+    recent: Recent,
+    jobs: JoinSet<()>,
+    progress_watchers: usize,
+}
+
+struct Registered {
+    queue: Arc<Queue>,
+    watchers: HashMap<i64, usize>,
+    next_id: i64,
+    /// Watchers that are behind and not in a running catch-up.
+    behind: Vec<usize>,
+    catching_up: bool,
+    progress_wanted: bool,
+}
+
+struct Watcher {
+    stream: u64,
+    watch_id: i64,
+    create: Create,
+    /// The first revision it still has to get.
+    next: i64,
+    standing: Standing,
+    cancelled: Arc<AtomicBool>,
+    /// Got an event since the last progress tick.
+    busy: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Live,
+    Behind,
+    /// Its start was compacted; the client has been told, the id stays taken until it cancels.
+    Compacted,
+}
+
+impl Hub {
+    pub fn new(
+        identity: Identity,
+        published: Arc<ArcSwap<State>>,
+        cache: Arc<ValueCache>,
+        reader: Arc<dyn RowReader>,
+        progress_interval: Duration,
+    ) -> (Hub, HubHandle) {
+        let (to_self, mailbox) = mpsc::channel(MAILBOX_MAX);
+        let handle = HubHandle { mailbox: to_self.clone(), next_stream: Arc::default() };
+        let revision = published.load().revision;
+        let core = Core {
+            identity,
+            published,
+            cache,
+            reader,
+            to_self,
+            progress_interval,
+            revision,
+            streams: HashMap::new(),
+            watchers: Slab::new(),
+            index: Index::default(),
+            recent: Recent::default(),
+            jobs: JoinSet::new(),
+            progress_watchers: 0,
+        };
+        (Hub { mailbox, core }, handle)
+    }
+
+    /// Runs on the calling thread until stopped.
+    pub fn run(self) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(2)
+            .thread_name("kine-catch-up")
+            .build()
+            .expect("a runtime can be built while the process starts");
+        runtime.block_on(self.serve());
+    }
+
+    async fn serve(mut self) {
+        let core = &mut self.core;
+        let mut tick = tokio::time::Instant::now() + core.progress_interval;
+        loop {
+            let message = if core.progress_watchers > 0 {
+                tokio::select! {
+                    message = self.mailbox.recv() => message,
+                    () = tokio::time::sleep_until(tick) => {
+                        core.tick();
+                        tick = tokio::time::Instant::now() + core.progress_interval;
+                        continue;
+                    }
+                }
+            } else {
+                self.mailbox.recv().await
+            };
+            while let Some(finished) = core.jobs.try_join_next() {
+                finished.expect("a catch-up does not panic");
+            }
+            match message {
+                Some(Message::Stop) | None => break,
+                Some(message) => {
+                    let idle_before = core.progress_watchers == 0;
+                    core.handle(message);
+                    if idle_before && core.progress_watchers > 0 {
+                        tick = tokio::time::Instant::now() + core.progress_interval;
+                    }
+                }
+            }
+        }
+        for stream in core.streams.values() {
+            stream.queue.close();
+        }
+        core.jobs.shutdown().await;
+    }
+}
+
+impl Core {
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Publish { revision, changesets } => self.publish(revision, changesets),
+            Message::Open { stream, queue } => {
+                let registered = Registered {
+                    queue,
+                    watchers: HashMap::new(),
+                    next_id: 0,
+                    behind: Vec::new(),
+                    catching_up: false,
+                    progress_wanted: false,
+                };
+                self.streams.insert(stream, registered);
+            }
+            Message::Close { stream } => self.close(stream),
+            Message::Create { stream, create } => self.create(stream, create),
+            Message::Refuse { stream, reason } => self.refuse(stream, reason),
+            Message::Cancel { stream, watch_id } => self.cancel(stream, watch_id),
+            Message::Progress { stream } => {
+                if let Some(registered) = self.streams.get_mut(&stream)
+                    && !registered.watchers.is_empty()
+                {
+                    registered.progress_wanted = true;
+                    self.answer_progress(stream);
+                }
+            }
+            Message::CaughtUp { stream, caught_up } => self.caught_up(stream, caught_up),
+            Message::Stop => {}
+        }
+    }
+
+    fn publish(&mut self, revision: i64, changesets: Vec<Arc<Changeset>>) {
+        for changeset in changesets {
+            let mut entry = Entry::new(changeset);
+            self.deliver(&mut entry);
+            self.recent.push(entry);
+        }
+        self.revision = revision;
+    }
+
+    /// Queues one changeset's events for every live watcher they concern.
+    fn deliver(&mut self, entry: &mut Entry) {
+        let revision = entry.changeset.revision;
+        let changes = entry.changeset.clone();
+        let mut concerned: Vec<(usize, u32)> = Vec::new();
+        for (at, change) in changes.changes.iter().enumerate() {
+            self.index.matching(&change.key, |watcher| concerned.push((watcher, at as u32)));
+        }
+        if changes.changes.len() > 1 {
+            concerned.sort_unstable();
+        }
+        for events in concerned.chunk_by(|a, b| a.0 == b.0) {
+            let key = events[0].0;
+            let watcher = &self.watchers[key];
+            if watcher.standing != Standing::Live || watcher.next > revision {
+                continue;
+            }
+            if let Some(events) = self.encode_for(watcher, entry, events.iter().map(|(_, at)| *at)) {
+                self.queue_events(key, revision, events);
+            }
+        }
+    }
+
+    /// The events of `changes` that pass the watcher's filters, encoded; `None` when none do.
+    fn encode_for(
+        &self,
+        watcher: &Watcher,
+        entry: &mut Entry,
+        changes: impl Iterator<Item = u32>,
+    ) -> Option<Events> {
+        let mut events = Vec::new();
+        for at in changes {
+            let change = &entry.changeset.changes[at as usize];
+            let deleted = change.version.is_tombstone();
+            if (deleted && watcher.create.no_delete) || (!deleted && watcher.create.no_put) {
+                continue;
+            }
+            events.push(entry.encoded(at as usize, watcher.create.prev_kv, |change| self.prev_kv(change)));
+        }
+        match events.len() {
+            0 => None,
+            1 => events.pop().map(Events::One),
+            _ => Some(Events::Many(events.into())),
+        }
+    }
+
+    fn prev_kv(&self, change: &Change) -> Option<KeyValue> {
+        let old = change.old?;
+        // Compaction may have dropped the old row meanwhile: then there is no previous value, as in etcd.
+        let value = self.cache.load(&[old], |missing| self.reader.load(missing)).ok()?.pop()?;
+        Some(old.key_value(change.key.clone(), value))
+    }
+
+    fn queue_events(&mut self, key: usize, revision: i64, events: Events) {
+        let watcher = &mut self.watchers[key];
+        let Some(stream) = self.streams.get_mut(&watcher.stream) else { return };
+        let fragment = watcher.create.fragment;
+        watcher.busy = true;
+        if stream.queue.try_push(Item::Events { watch_id: watcher.watch_id, revision, fragment, events }) {
+            watcher.next = revision + 1;
+        } else {
+            watcher.standing = Standing::Behind;
+            watcher.next = revision;
+            stream.behind.push(key);
+            let stream = watcher.stream;
+            self.catch_up(stream);
+        }
+    }
+
+    fn create(&mut self, stream: u64, create: Create) {
+        let revision = self.revision;
+        if create.start_revision < 0 {
+            return self.refuse(stream, crate::api::error::COMPACTED.into());
+        }
+        if let Watched::Range { start, end: Some(end) } = &create.watched
+            && end <= start
+        {
+            return self.refuse(stream, "mvcc: watcher range is empty".into());
+        }
+        let Some(registered) = self.streams.get_mut(&stream) else { return };
+        let Some(watch_id) = registered.claim_id(create.watch_id) else {
+            return self.refuse(stream, "mvcc: duplicate watch ID provided on the WatchStream".into());
+        };
+        let header = Some(self.identity.header(revision));
+        registered.queue.push(Item::Answer(WatchResponse {
+            header,
+            watch_id,
+            created: true,
+            ..Default::default()
+        }));
+        let next = if create.start_revision == 0 { revision + 1 } else { create.start_revision };
+        self.progress_watchers += usize::from(create.progress_notify);
+        let key = self.watchers.insert(Watcher {
+            stream,
+            watch_id,
+            next,
+            standing: Standing::Live,
+            cancelled: Arc::default(),
+            busy: false,
+            create,
+        });
+        registered.watchers.insert(watch_id, key);
+        self.index.insert(&self.watchers[key].create.watched, key);
+        self.bring_live(key);
+    }
+
+    /// Feeds a watcher what it has missed: from memory when that reaches back far enough, else from history.
+    fn bring_live(&mut self, key: usize) {
+        let watcher = &self.watchers[key];
+        let (stream, next) = (watcher.stream, watcher.next);
+        if next > self.revision {
+            self.watchers[key].standing = Standing::Live;
+            return;
+        }
+        let compact_revision = self.published.load().compact_revision;
+        if next < compact_revision {
+            return self.tell_compacted(key, compact_revision);
+        }
+        self.watchers[key].standing = Standing::Live;
+        if !self.recent.reaches(next) {
+            return self.fall_behind(key);
+        }
+        let mut recent = std::mem::take(&mut self.recent);
+        for entry in recent.from(next) {
+            let watcher = &self.watchers[key];
+            let changes = &entry.changeset.clone().changes;
+            let concerned = (0..changes.len() as u32)
+                .filter(|at| watcher.create.watched.contains(&changes[*at as usize].key));
+            let revision = entry.changeset.revision;
+            if let Some(events) = self.encode_for(watcher, entry, concerned) {
+                self.queue_events(key, revision, events);
+            }
+            if self.watchers[key].standing != Standing::Live {
+                break;
+            }
+            self.watchers[key].next = revision + 1;
+        }
+        self.recent = recent;
+        if self.watchers[key].standing == Standing::Live {
+            self.answer_progress(stream);
+        }
+    }
+
+    fn fall_behind(&mut self, key: usize) {
+        let watcher = &mut self.watchers[key];
+        watcher.standing = Standing::Behind;
+        let stream = watcher.stream;
+        if let Some(registered) = self.streams.get_mut(&stream) {
+            registered.behind.push(key);
+            self.catch_up(stream);
+        }
+    }
+
+    /// Starts feeding the stream's watchers that are behind, unless that is under way.
+    fn catch_up(&mut self, stream: u64) {
+        let Some(registered) = self.streams.get_mut(&stream) else { return };
+        if registered.catching_up || registered.behind.is_empty() {
+            return;
+        }
+        registered.catching_up = true;
+        let behind = std::mem::take(&mut registered.behind);
+        let watchers = behind
+            .into_iter()
+            .map(|key| {
+                let watcher = &self.watchers[key];
+                Behind {
+                    watcher: key,
+                    watch_id: watcher.watch_id,
+                    create: watcher.create.clone(),
+                    next: watcher.next,
+                    cancelled: watcher.cancelled.clone(),
+                }
+            })
+            .collect();
+        let job = Job {
+            watchers,
+            queue: registered.queue.clone(),
+            published: self.published.clone(),
+            cache: self.cache.clone(),
+            reader: self.reader.clone(),
+        };
+        let to_hub = self.to_self.clone();
+        self.jobs.spawn(async move {
+            if let Some(caught_up) = job.run().await {
+                // The hub has stopped: nobody waits for the outcome.
+                drop(to_hub.send(Message::CaughtUp { stream, caught_up }).await);
+            }
+        });
+    }
+
+    fn caught_up(&mut self, stream: u64, caught_up: Vec<CaughtUp>) {
+        if let Some(registered) = self.streams.get_mut(&stream) {
+            registered.catching_up = false;
+        }
+        for CaughtUp { watcher, cancelled, outcome } in caught_up {
+            // A cancelled watcher's place may belong to another by now.
+            if cancelled.load(Ordering::Acquire) {
+                continue;
+            }
+            match outcome {
+                Outcome::Upto { next } => {
+                    self.watchers[watcher].next = next;
+                    self.bring_live(watcher);
+                }
+                Outcome::Compacted { compact_revision } => self.tell_compacted(watcher, compact_revision),
+            }
+        }
+        self.catch_up(stream);
+        self.answer_progress(stream);
+    }
+
+    fn tell_compacted(&mut self, key: usize, compact_revision: i64) {
+        let watcher = &mut self.watchers[key];
+        watcher.standing = Standing::Compacted;
+        let (stream, watch_id) = (watcher.stream, watcher.watch_id);
+        let answer = WatchResponse {
+            // As etcd: no revision in this one.
+            header: Some(ResponseHeader { revision: 0, ..self.identity.header(0) }),
+            watch_id,
+            canceled: true,
+            compact_revision,
+            ..Default::default()
+        };
+        if let Some(registered) = self.streams.get(&stream) {
+            registered.queue.push(Item::Answer(answer));
+        }
+        self.answer_progress(stream);
+    }
+
+    fn refuse(&mut self, stream: u64, cancel_reason: String) {
+        if let Some(registered) = self.streams.get(&stream) {
+            let answer = WatchResponse {
+                header: Some(self.identity.header(self.revision)),
+                watch_id: -1,
+                created: true,
+                canceled: true,
+                cancel_reason,
+                ..Default::default()
+            };
+            registered.queue.push(Item::Answer(answer));
+        }
+    }
+
+    fn cancel(&mut self, stream: u64, watch_id: i64) {
+        let Some(registered) = self.streams.get_mut(&stream) else { return };
+        let Some(key) = registered.watchers.remove(&watch_id) else { return };
+        registered.behind.retain(|&other| other != key);
+        let header = Some(self.identity.header(self.revision));
+        let answer = WatchResponse { header, watch_id, canceled: true, ..Default::default() };
+        let queue = registered.queue.clone();
+        let watcher = self.forget(key);
+        queue.cancel(&watcher.cancelled, Some(Item::Answer(answer)));
+        self.answer_progress(stream);
+    }
+
+    fn close(&mut self, stream: u64) {
+        let Some(registered) = self.streams.remove(&stream) else { return };
+        for key in registered.watchers.into_values() {
+            let watcher = self.forget(key);
+            registered.queue.cancel(&watcher.cancelled, None);
+        }
+    }
+
+    fn forget(&mut self, key: usize) -> Watcher {
+        let watcher = self.watchers.remove(key);
+        self.index.remove(&watcher.create.watched, key);
+        self.progress_watchers -= usize::from(watcher.create.progress_notify);
+        watcher
+    }
+
+    /// Answers a wanted progress once every watcher of the stream has all events up to the hub's revision.
+    fn answer_progress(&mut self, stream: u64) {
+        let Some(registered) = self.streams.get_mut(&stream) else { return };
+        if !registered.progress_wanted {
+            return;
+        }
+        let standing = |key: &usize| &self.watchers[*key];
+        if registered.watchers.values().map(standing).any(|watcher| watcher.standing == Standing::Behind) {
+            return;
+        }
+        registered.progress_wanted = false;
+        // As etcd: a watcher that starts in the future gets no progress before its start.
+        let started =
+            |watcher: &Watcher| watcher.standing == Standing::Compacted || watcher.next <= self.revision + 1;
+        if registered.watchers.values().map(standing).all(started) {
+            let header = Some(self.identity.header(self.revision));
+            let answer = WatchResponse { header, watch_id: -1, ..Default::default() };
+            registered.queue.push(Item::Answer(answer));
+        }
+    }
+
+    /// Periodic progress for watchers that asked for it and had no event since the last time.
+    fn tick(&mut self) {
+        for (_, watcher) in &mut self.watchers {
+            let quiet = !std::mem::take(&mut watcher.busy);
+            let due = watcher.create.progress_notify
+                && watcher.standing == Standing::Live
+                && watcher.next <= self.revision + 1;
+            if quiet
+                && due
+                && let Some(registered) = self.streams.get(&watcher.stream)
+            {
+                let header = Some(self.identity.header(self.revision));
+                let answer = WatchResponse { header, watch_id: watcher.watch_id, ..Default::default() };
+                // A full queue has events for the client, which tell it more.
+                registered.queue.try_push(Item::Answer(answer));
+            }
+        }
+    }
+}
+
+impl Registered {
+    /// The id a new watch gets; `None` when the wanted one is taken.
+    fn claim_id(&mut self, wanted: i64) -> Option<i64> {
+        if wanted != 0 {
+            return (!self.watchers.contains_key(&wanted)).then_some(wanted);
+        }
+        while self.watchers.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        Some(self.next_id - 1)
+    }
+}
+
+/// A changeset with its events, each encoded when first wanted.
+struct Entry {
+    changeset: Arc<Changeset>,
+    plain: Vec<Option<Bytes>>,
+    with_prev: Vec<Option<Bytes>>,
+}
+
+impl Entry {
+    fn new(changeset: Arc<Changeset>) -> Self {
+        let none = vec![None; changeset.changes.len()];
+        Entry { plain: none.clone(), with_prev: none, changeset }
+    }
+
+    fn encoded(&mut self, at: usize, prev_kv: bool, load: impl FnOnce(&Change) -> Option<KeyValue>) -> Bytes {
+        let change = &self.changeset.changes[at];
+        // What creates a key has no previous value: one encoding serves both.
+        let with_prev = prev_kv && change.old.is_some();
+        let slot = if with_prev { &mut self.with_prev[at] } else { &mut self.plain[at] };
+        slot.get_or_insert_with(|| encode(change, if with_prev { load(change) } else { None })).clone()
+    }
+
+    fn bytes(&self) -> usize {
+        self.changeset.changes.iter().map(|change| change.key.len() + change.value.len()).sum()
+    }
+}
+
+/// The newest changesets, without a gap.
+#[derive(Default)]
+struct Recent {
+    entries: VecDeque<Entry>,
+    changes: usize,
+    bytes: usize,
+}
+
+impl Recent {
+    fn push(&mut self, entry: Entry) {
+        self.changes += entry.changeset.changes.len();
+        self.bytes += entry.bytes();
+        self.entries.push_back(entry);
+        while self.changes > RECENT_CHANGES_MAX || self.bytes > RECENT_BYTES_MAX {
+            let Some(oldest) = self.entries.pop_front() else { return };
+            self.changes -= oldest.changeset.changes.len();
+            self.bytes -= oldest.bytes();
+        }
+    }
+
+    fn reaches(&self, revision: i64) -> bool {
+        self.entries.front().is_some_and(|oldest| oldest.changeset.revision <= revision)
+    }
+
+    fn from(&mut self, revision: i64) -> impl Iterator<Item = &mut Entry> {
+        let first = self.entries.partition_point(|entry| entry.changeset.revision < revision);
+        self.entries.range_mut(first..)
+    }
+}
