@@ -25,16 +25,20 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Compacted rows dropped with one batch, so that compaction never holds up a write for longer than this takes.
 const GARBAGE_ROWS_MAX: usize = 512;
 
+/// What a proposal comes to, and where it is awaited.
+type Outcome = Result<Reply, ApplyError>;
+type Waiter = oneshot::Sender<Outcome>;
+
 /// What the writer thread is asked to do.
 pub enum Proposal {
     Apply {
         command: Command,
-        reply: Option<oneshot::Sender<Result<Reply, ApplyError>>>,
+        reply: Option<Waiter>,
     },
     /// A compaction that answers once the compacted rows are gone.
     CompactPhysically {
         revision: i64,
-        reply: oneshot::Sender<Result<Reply, ApplyError>>,
+        reply: Waiter,
     },
     Defragment {
         reply: oneshot::Sender<()>,
@@ -58,8 +62,8 @@ pub struct Writer {
 /// Replies that wait for the batch they belong to.
 #[derive(Default)]
 struct Round {
-    replies: Vec<(oneshot::Sender<Result<Reply, ApplyError>>, Result<Reply, ApplyError>)>,
-    physical: Vec<(oneshot::Sender<Result<Reply, ApplyError>>, Reply)>,
+    replies: Vec<(Waiter, Outcome)>,
+    physical: Vec<(Waiter, Reply)>,
     sizes: Vec<oneshot::Sender<Size>>,
     defragments: Vec<oneshot::Sender<()>>,
     compacted: bool,
@@ -72,7 +76,7 @@ struct Round {
 struct Cleanup {
     garbage: bool,
     space: bool,
-    waiting: Vec<(oneshot::Sender<Result<Reply, ApplyError>>, Reply)>,
+    waiting: Vec<(Waiter, Reply)>,
 }
 
 impl Writer {
@@ -156,7 +160,7 @@ impl Writer {
         }
     }
 
-    fn apply_command(&mut self, command: Command, round: &mut Round) -> Result<Reply, ApplyError> {
+    fn apply_command(&mut self, command: Command, round: &mut Round) -> Outcome {
         let mut stored = Stored { cache: &self.cache, rows: self.rows.as_mut() };
         let result = self.machine.apply(command, &mut stored);
         if let Err(ApplyError::Read(error)) = &result {
@@ -239,9 +243,7 @@ impl Writer {
 }
 
 /// Sends replies; a client that has gone does not want its own.
-fn answer(
-    replies: impl Iterator<Item = (oneshot::Sender<Result<Reply, ApplyError>>, Result<Reply, ApplyError>)>,
-) {
+fn answer(replies: impl Iterator<Item = (Waiter, Outcome)>) {
     for (reply, result) in replies {
         drop(reply.send(result));
     }

@@ -148,8 +148,7 @@ fn feed(
             let deleted = change.version.is_tombstone();
             change.version.mod_revision >= behind.next
                 && create.watched.contains(&change.key)
-                && !(deleted && create.no_delete)
-                && !(!deleted && create.no_put)
+                && !(if deleted { create.no_delete } else { create.no_put })
         };
         let encoded = |change: &Change| encode(change, if create.prev_kv { prev_kv(change) } else { None });
         let events: Vec<Bytes> = changes.iter().filter(wanted).map(encoded).collect();
