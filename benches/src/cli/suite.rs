@@ -95,6 +95,11 @@ impl Options {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         text +=
             &format!("- machine: {}, Linux {}\n", model.trim_start_matches([' ', '\t', ':']), kernel.trim());
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        text += &format!(
+            "- load average at the start (0 is best): {}\n",
+            load.split(' ').next().unwrap_or("unknown")
+        );
         for program in programs {
             text += &format!("- {}: {}\n", program.kind.name(), release(&program.path)?);
         }
