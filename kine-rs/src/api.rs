@@ -21,11 +21,13 @@ pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 pub struct Limits {
     pub request_bytes_max: usize,
     pub txn_operations_max: usize,
+    /// Size of the database at which writes that grow it are refused and the NOSPACE alarm is raised; 0: no quota.
+    pub quota_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { request_bytes_max: MAX_REQUEST_BYTES, txn_operations_max: MAX_TXN_OPS }
+        Limits { request_bytes_max: MAX_REQUEST_BYTES, txn_operations_max: MAX_TXN_OPS, quota_bytes: 0 }
     }
 }
 

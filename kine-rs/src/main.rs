@@ -51,6 +51,9 @@ struct Args {
     /// Memory for values that were read or written lately, in MiB
     #[arg(long, env = "KINE_CACHE_MIB", default_value_t = 32)]
     cache_mib: usize,
+    /// Size of the database, in bytes, at which writes are refused with NOSPACE; 0: no quota
+    #[arg(long, env = "KINE_QUOTA_BACKEND_BYTES", default_value_t = 0)]
+    quota_backend_bytes: u64,
     /// Do not wait for the disk: an acknowledged write can be lost. For tests only
     #[arg(long)]
     unsafe_no_fsync: bool,
@@ -123,7 +126,7 @@ fn configure(args: Args) -> anyhow::Result<Config> {
         listen: vec![parse_listen(&args.listen_address)?],
         tls,
         metrics,
-        limits: Limits::default(),
+        limits: Limits { quota_bytes: args.quota_backend_bytes, ..Limits::default() },
         cache_bytes: args.cache_mib << 20,
         progress_interval: args.watch_progress_notify_interval,
         version: args.emulated_etcd_version,

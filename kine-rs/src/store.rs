@@ -14,6 +14,7 @@ use crate::watch::{Hub, HubHandle};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -51,6 +52,7 @@ struct Inner {
     reader: Arc<dyn RowReader>,
     lessor: Arc<Lessor>,
     hub: HubHandle,
+    allocated: Arc<AtomicU64>,
 }
 
 /// The threads behind a store.
@@ -75,6 +77,7 @@ impl Store {
         let (hub, hub_handle) =
             Hub::new(identity, published.clone(), cache.clone(), reader.clone(), options.progress_interval);
         let (proposals, waiting) = mpsc::channel(PROPOSALS_MAX);
+        let allocated = Arc::new(AtomicU64::new(rows.size().allocated));
         let writer = Writer {
             machine: Machine::new(identity, state),
             rows,
@@ -83,6 +86,7 @@ impl Store {
             publisher: hub_handle.publisher(),
             lessor: lessor.clone(),
             proposals: waiting,
+            allocated: allocated.clone(),
         };
         let store = Store {
             inner: Arc::new(Inner {
@@ -93,6 +97,7 @@ impl Store {
                 reader,
                 lessor: lessor.clone(),
                 hub: hub_handle,
+                allocated,
             }),
         };
         let threads = Threads {
@@ -123,6 +128,11 @@ impl Store {
 
     pub fn reader(&self) -> &Arc<dyn RowReader> {
         &self.inner.reader
+    }
+
+    /// Bytes the database had allocated after the last commit.
+    pub fn allocated(&self) -> u64 {
+        self.inner.allocated.load(Ordering::Relaxed)
     }
 
     /// Orders a command; returns once it is durable and visible.

@@ -3,7 +3,7 @@
 //! Reads run on the published view; from memory on the spot, from disk (or when long) on a blocking thread.
 
 use super::Api;
-use super::error::{COMPACTED, REQUEST_TOO_LARGE};
+use super::error::{COMPACTED, NO_SPACE, REQUEST_TOO_LARGE};
 use crate::apply::{Command, Reply};
 use crate::mvcc::range::{KeyRange, RangeError, Values, range};
 use crate::mvcc::{ReadView, State};
@@ -14,9 +14,9 @@ use bytes::Bytes;
 use prost::Message;
 use proto::etcdserverpb::kv_server::Kv;
 use proto::etcdserverpb::{
-    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, RangeStreamResponse, RequestOp, TxnRequest, TxnResponse,
-    request_op::Request as Op,
+    AlarmRequest, AlarmType, CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
+    PutRequest, PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, RequestOp, TxnRequest,
+    TxnResponse, alarm_request::AlarmAction, request_op::Request as Op,
 };
 use std::pin::Pin;
 use tonic::{Request, Response, Status};
@@ -59,6 +59,7 @@ impl Kv for Api {
         let mut request = request.into_inner();
         check_put(&request)?;
         self.check_size(&request)?;
+        self.check_quota(put_cost(&request)).await?;
         own(&mut request);
         match self.store.propose(Command::Put(request)).await? {
             Reply::Put(response) => Ok(Response::new(response)),
@@ -86,6 +87,7 @@ impl Kv for Api {
             return self.read_txn(request).await.map(Response::new);
         }
         self.check_size(&request)?;
+        self.check_quota(txn_cost(&request)).await?;
         own_puts(&mut request);
         match self.store.propose(Command::Txn(request)).await? {
             Reply::Txn(response) => Ok(Response::new(response)),
@@ -116,6 +118,21 @@ impl Api {
             return Err(Status::invalid_argument(REQUEST_TOO_LARGE));
         }
         Ok(())
+    }
+
+    /// Refuses what would grow the database over its quota, and raises the alarm that says so.
+    pub(super) async fn check_quota(&self, cost: u64) -> Result<(), Status> {
+        let quota = self.limits.quota_bytes;
+        if quota == 0 || cost == 0 || self.store.allocated() + cost <= quota {
+            return Ok(());
+        }
+        let alarm = AlarmRequest {
+            action: AlarmAction::Activate as i32,
+            member_id: self.store.identity().member_id,
+            alarm: AlarmType::Nospace as i32,
+        };
+        self.store.propose(Command::Alarm(alarm)).await?;
+        Err(Status::resource_exhausted(NO_SPACE))
     }
 
     /// Answers a range at the newest state, with a full header.
@@ -288,6 +305,27 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// What etcd reckons a put to cost, in bytes.
+fn put_cost(put: &PutRequest) -> u64 {
+    const PUT_OVERHEAD_BYTES: usize = 256;
+    (PUT_OVERHEAD_BYTES + put.key.len() + put.value.len()) as u64
+}
+
+/// The dearer of both branches.
+fn txn_cost(txn: &TxnRequest) -> u64 {
+    let branch = |operations: &[RequestOp]| -> u64 {
+        operations
+            .iter()
+            .map(|RequestOp { request }| match request {
+                Some(Op::RequestPut(put)) => put_cost(put),
+                Some(Op::RequestTxn(nested)) => txn_cost(nested),
+                _ => 0,
+            })
+            .sum()
+    };
+    branch(&txn.success).max(branch(&txn.failure))
 }
 
 /// Copies what will be stored to its exact size: a slice of the request's buffer would keep all of it.

@@ -15,6 +15,9 @@ use std::pin::Pin;
 use std::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
+/// What etcd reckons a lease to cost.
+const LEASE_COST_BYTES: u64 = 64;
+
 #[tonic::async_trait]
 impl Lease for Api {
     async fn lease_grant(
@@ -26,6 +29,7 @@ impl Lease for Api {
             return Err(Status::out_of_range(LEASE_TTL_TOO_LARGE));
         }
         let ttl = ttl.max(TTL_MIN_SECONDS);
+        self.check_quota(LEASE_COST_BYTES).await?;
         loop {
             let wanted = if id == 0 { rand::random_range(1..=i64::MAX) } else { id };
             match self.store.propose(Command::LeaseGrant { id: wanted, ttl }).await {

@@ -48,7 +48,7 @@ impl Maintenance for Api {
             errors: raised.collect(),
             is_learner: false,
             storage_version: minor_release(&self.about.version),
-            db_size_quota: 0,
+            db_size_quota: self.limits.quota_bytes as i64,
             downgrade_info: Some(DowngradeInfo::default()),
         }))
     }
@@ -91,7 +91,8 @@ impl Maintenance for Api {
 impl Api {
     async fn hash_upto(&self, requested: i64) -> Result<HashKvResponse, Status> {
         let view = self.store.view();
-        let revision = read_revision::<ReadError>(&view, requested)?;
+        // As etcd: below zero there is nothing to hash, and that is said.
+        let revision = if requested < 0 { requested } else { read_revision::<ReadError>(&view, requested)? };
         let (compact_revision, current) = (view.compact_revision, view.revision);
         let reader = self.store.reader().clone();
         let hash = blocking(move || {

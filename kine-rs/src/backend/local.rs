@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use proto::etcdserverpb::AlarmType;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
@@ -57,6 +58,8 @@ pub struct Writer {
     pub publisher: Publisher,
     pub lessor: Arc<Lessor>,
     pub proposals: mpsc::Receiver<Proposal>,
+    /// Bytes allocated after the last commit, for the quota.
+    pub allocated: Arc<AtomicU64>,
 }
 
 /// Replies that wait for the batch they belong to.
@@ -195,6 +198,7 @@ impl Writer {
         }
         for reply in round.defragments {
             self.settle(|rows| rows.defragment().map(|()| false));
+            self.allocated.store(self.rows.size().allocated, Ordering::Relaxed);
             reply.send(()).ok();
         }
         for reply in round.sizes {
@@ -206,6 +210,7 @@ impl Writer {
         for row in &batch.rows {
             self.cache.insert(row.version.location, row.value.clone());
         }
+        self.allocated.store(self.rows.size().allocated, Ordering::Relaxed);
         for record in batch.records.iter().filter(|record| record.bucket == Bucket::Lease) {
             let id =
                 i64::from_be_bytes(record.key.as_slice().try_into().expect("a lease id has eight bytes"));

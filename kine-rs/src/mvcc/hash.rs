@@ -4,6 +4,7 @@
 //! in protobuf. Rows that compaction has made invisible do not count, whether they are still there or not.
 
 use super::State;
+use super::tree::Span;
 use crate::rows::Row;
 use prost::Message;
 use proto::mvccpb::KeyValue;
@@ -14,6 +15,8 @@ const BUCKET: &[u8] = b"key";
 pub struct Hasher<'a> {
     state: &'a State,
     upto: i64,
+    /// No key lives at `upto`: etcd then skips nothing that it still stores.
+    empty: bool,
     crc: u32,
     buffer: Vec<u8>,
 }
@@ -21,7 +24,8 @@ pub struct Hasher<'a> {
 impl<'a> Hasher<'a> {
     /// Hashes what `state` has up to and including revision `upto`.
     pub fn new(state: &'a State, upto: i64) -> Self {
-        Hasher { state, upto, crc: crc32c::crc32c(BUCKET), buffer: Vec::new() }
+        let empty = state.count(Span::ALL, upto) == 0;
+        Hasher { state, upto, empty, crc: crc32c::crc32c(BUCKET), buffer: Vec::new() }
     }
 
     /// Takes the next row in order; false once all that counts has been taken.
@@ -30,18 +34,24 @@ impl<'a> Hasher<'a> {
         if revision > self.upto {
             return false;
         }
-        let compacted = revision <= self.state.compact_revision;
-        if compacted {
-            let kept = self.state.get_at(&row.key, self.state.compact_revision);
-            if kept.is_none_or(|kept| kept.location != row.version.location) {
-                return true;
-            }
+        if revision <= self.state.compact_revision && !self.survives_compaction(row) {
+            return true;
         }
         self.crc = crc32c::crc32c_append(self.crc, &revision_key(row));
         self.buffer.clear();
         record(row).encode(&mut self.buffer).expect("a vector grows");
         self.crc = crc32c::crc32c_append(self.crc, &self.buffer);
         true
+    }
+
+    /// Whether etcd would still store a row at or below the compact revision, and count it.
+    fn survives_compaction(&self, row: &Row) -> bool {
+        let is_visible_at = |revision| {
+            self.state
+                .get_at(&row.key, revision)
+                .is_some_and(|version| version.location == row.version.location)
+        };
+        is_visible_at(self.upto) || (self.empty && is_visible_at(self.state.compact_revision))
     }
 
     pub fn finish(self) -> u32 {

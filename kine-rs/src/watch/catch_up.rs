@@ -124,7 +124,9 @@ impl Step {
 
 fn change(view: &ReadView, row: Row) -> Change {
     let created = !row.version.is_tombstone() && row.version.version == 1;
-    let old = if created { None } else { view.before(&row.key, row.version.mod_revision) };
+    // As etcd: the value before the compact revision is not readable, though it may still be stored.
+    let readable = row.version.mod_revision > view.compact_revision;
+    let old = if created || !readable { None } else { view.before(&row.key, row.version.mod_revision) };
     Change { key: row.key, version: row.version, value: row.value, old }
 }
 

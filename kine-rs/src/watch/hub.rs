@@ -394,6 +394,7 @@ impl Core {
         entry: &mut Entry,
         changes: impl Iterator<Item = u32>,
     ) -> Option<Events> {
+        let compact_revision = self.published.load().compact_revision;
         let mut events = Vec::new();
         for at in changes {
             let change = &entry.changeset.changes[at as usize];
@@ -401,7 +402,11 @@ impl Core {
             if (deleted && watcher.create.no_delete) || (!deleted && watcher.create.no_put) {
                 continue;
             }
-            events.push(entry.encoded(at as usize, watcher.create.prev_kv, |change| self.prev_kv(change)));
+            // As etcd: the value before the compact revision is not readable, though it may still be stored.
+            let readable = change.version.mod_revision > compact_revision;
+            events.push(
+                entry.encoded(at as usize, watcher.create.prev_kv && readable, |change| self.prev_kv(change)),
+            );
         }
         match events.len() {
             0 => None,
@@ -487,23 +492,34 @@ impl Core {
             return self.fall_behind(key);
         }
         let mut recent = std::mem::take(&mut self.recent);
+        let mut events = Vec::new();
+        let watcher = &self.watchers[key];
         for entry in recent.from(next) {
-            let watcher = &self.watchers[key];
-            let changes = &entry.changeset.clone().changes;
-            let concerned = (0..changes.len() as u32)
-                .filter(|at| watcher.create.watched.contains(&changes[*at as usize].key));
-            let revision = entry.changeset.revision;
-            if let Some(events) = self.encode_for(watcher, entry, concerned) {
-                self.queue_events(key, revision, events);
+            let changeset = entry.changeset.clone();
+            let concerned = (0..changeset.changes.len() as u32)
+                .filter(|at| watcher.create.watched.contains(&changeset.changes[*at as usize].key));
+            if let Some(encoded) = self.encode_for(watcher, entry, concerned) {
+                events.extend_from_slice(encoded.as_slice());
             }
-            if self.watchers[key].standing != Standing::Live {
-                break;
-            }
-            self.watchers[key].next = revision + 1;
         }
         self.recent = recent;
-        if self.watchers[key].standing == Standing::Live {
-            self.answer_progress(stream);
+        self.watchers[key].next = self.revision + 1;
+        if !events.is_empty() {
+            self.queue_missed(key, next, Events::Many(events.into()));
+        }
+        self.answer_progress(stream);
+    }
+
+    /// Queues what a watcher missed from `next` on, as one response; when it does not fit, the watcher is behind again.
+    fn queue_missed(&mut self, key: usize, next: i64, events: Events) {
+        let watcher = &mut self.watchers[key];
+        watcher.busy = true;
+        let Some(stream) = self.streams.get(&watcher.stream) else { return };
+        let fragment = watcher.create.fragment;
+        let item = Item::Events { watch_id: watcher.watch_id, revision: self.revision, fragment, events };
+        if !stream.queue.try_push(item) {
+            watcher.next = next;
+            self.fall_behind(key);
         }
     }
 
@@ -646,8 +662,9 @@ impl Core {
         }
         registered.progress_wanted = false;
         // As etcd: a watcher that starts in the future gets no progress before its start.
-        let started =
-            |watcher: &Watcher| watcher.standing == Standing::Compacted || watcher.next <= self.revision + 1;
+        let started = |watcher: &Watcher| {
+            watcher.standing == Standing::Compacted || watcher.create.start_revision <= self.revision
+        };
         if registered.watchers.values().map(standing).all(started) {
             let header = Some(self.identity.header(self.revision));
             let answer = WatchResponse { header, watch_id: -1, ..Default::default() };
@@ -661,7 +678,7 @@ impl Core {
             let quiet = !std::mem::take(&mut watcher.busy);
             let due = watcher.create.progress_notify
                 && watcher.standing == Standing::Live
-                && watcher.next <= self.revision + 1;
+                && watcher.create.start_revision <= self.revision;
             if quiet
                 && due
                 && let Some(registered) = self.streams.get(&watcher.stream)

@@ -147,7 +147,7 @@ fn scan(
 /// The first location at or above `revision`: rows are in the order of both, so it is found by halving.
 fn first_location(connection: &Connection, revision: i64) -> rusqlite::Result<u64> {
     let (mut low, mut high): (u64, u64) = connection.query_row(
-        "SELECT coalesce(min(location), 0), coalesce(max(location), 0) + 1 FROM rows",
+        "SELECT coalesce(min(location), 0), coalesce(max(location) + 1, 0) FROM rows",
         [],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;

@@ -117,7 +117,7 @@ impl SqliteWriter {
     }
 
     fn number(&self, pragma: &str) -> rusqlite::Result<i64> {
-        self.connection.pragma_query_value(None, pragma, |row| row.get(0))
+        self.connection.prepare_cached(&format!("PRAGMA {pragma}"))?.query_row([], |row| row.get(0))
     }
 }
 
@@ -159,8 +159,8 @@ impl RowWriter for SqliteWriter {
     }
 
     fn size(&self) -> Size {
-        let number = |pragma| self.number(pragma).map_or(0, |pages| pages as u64 * self.page_size);
-        let allocated = number("page_count");
-        Size { allocated, in_use: allocated.saturating_sub(number("freelist_count")) }
+        let bytes = |pragma| self.number(pragma).map_or(0, |pages| pages as u64 * self.page_size);
+        let allocated = bytes("page_count");
+        Size { allocated, in_use: allocated.saturating_sub(bytes("freelist_count")) }
     }
 }
