@@ -4,7 +4,7 @@ use super::open::connect;
 use crate::mvcc::Version;
 use crate::rows::{ReadError, Row, RowReader, ScanFrom};
 use bytes::Bytes;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -156,13 +156,44 @@ fn first_location(connection: &Connection, revision: i64) -> rusqlite::Result<u6
     )?;
     while low < high {
         let middle = low + (high - low) / 2;
-        let (location, found): (u64, i64) =
-            statement.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        if found < revision {
-            low = location + 1;
-        } else {
-            high = middle;
+        let found: Option<(u64, i64)> =
+            statement.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        match found {
+            Some((location, found)) if found < revision => low = location + 1,
+            // No row at all: the last ones were dropped since the bounds were read.
+            Some(_) | None => high = middle,
         }
     }
     Ok(low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(rows: &[(u64, i64)]) -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch("CREATE TABLE rows (location INTEGER PRIMARY KEY, revision INTEGER)")
+            .unwrap();
+        for row in rows {
+            connection.execute("INSERT INTO rows VALUES (?1, ?2)", *row).unwrap();
+        }
+        connection
+    }
+
+    #[test]
+    fn first_location_is_found_among_gaps_and_in_an_empty_table() {
+        assert_eq!(first_location(&table(&[]), 1).unwrap(), 0);
+        let rows = [(5, 2), (6, 2), (9, 3), (20, 7)];
+        for (revision, expected) in [(1, 5), (2, 5), (3, 9), (4, 20), (7, 20), (8, 21)] {
+            let found = first_location(&table(&rows), revision).unwrap();
+            // Any location in the gap before the row leads to the same row.
+            assert!(
+                found <= expected && rows.iter().all(|(l, r)| *l < found || *r >= revision),
+                "{revision}: {found}"
+            );
+            assert!(rows.iter().all(|(l, r)| *r < revision || *l >= found), "{revision}: {found}");
+        }
+    }
 }
