@@ -4,6 +4,7 @@
 //! status 1, success is 0. One file per command below `cli/`; each turns flags into one call of the library.
 
 mod config;
+mod controller;
 mod instance;
 mod kubeconfig;
 mod kubectl;
@@ -15,8 +16,10 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Context;
+use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::Level;
@@ -34,6 +37,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a controller: the Kubernetes control plane and its datastore
+    #[command(visible_alias = "server")]
+    Controller(Box<controller::Controller>),
     /// Run kubectl with the administrator's credentials of the cluster on this machine
     // Its arguments are kubectl's and never come here; it is listed for the help.
     #[command(visible_alias = "kc", disable_help_flag = true)]
@@ -100,6 +106,18 @@ struct LogFlags {
     debug: bool,
 }
 
+/// The same for a command that stays, which is verbose unless told otherwise.
+#[derive(Debug, Clone, Copy, Args)]
+struct LongRunningLogFlags {
+    /// Log at level info; --verbose=false shows warnings and errors only
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = "true",
+          default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    verbose: bool,
+    /// Log at level debug
+    #[arg(short, long)]
+    debug: bool,
+}
+
 fn level(verbose: bool, debug: bool) -> Level {
     match (debug, verbose) {
         (true, _) => Level::DEBUG,
@@ -114,9 +132,16 @@ impl LogFlags {
     }
 }
 
+impl LongRunningLogFlags {
+    fn install(self) {
+        logs::install(Console::LongRunning, level(self.verbose, self.debug));
+    }
+}
+
 pub fn main() -> ExitCode {
+    let started = Instant::now();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    match run(arguments) {
+    match run(arguments, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to be told when stderr is gone.
@@ -126,7 +151,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
+fn run(arguments: Vec<OsString>, started: Instant) -> anyhow::Result<()> {
     if let Some(kubectl_arguments) = kubectl::own_arguments(&arguments) {
         return kubectl::run(kubectl_arguments);
     }
@@ -135,6 +160,7 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         Err(error) => return usage(&error),
     };
     match cli.command {
+        Command::Controller(controller) => controller.run(started),
         Command::Kubectl => unreachable!("these arguments were recognised above"),
         Command::Kubeconfig { command } => command.run(),
         Command::Config { command } => command.run(),
@@ -157,6 +183,7 @@ fn usage(error: &clap::Error) -> anyhow::Result<()> {
         _ => {
             let text = text.strip_prefix("error: ").unwrap_or(&text);
             let message = text.split("\n\nUsage:").next().unwrap_or(text);
+            let message = message.split("\n\nFor more information").next().unwrap_or(message);
             anyhow::bail!("{}", message.trim_end())
         }
     }
@@ -224,6 +251,8 @@ mod tests {
     #[test]
     fn errors_come_without_the_usage_text() {
         assert_eq!(parse_error(&["k0s", "status", "--nope"]), "unexpected argument '--nope' found");
+        let error = parse_error(&["k0s", "config", "validate", "--config"]);
+        assert_eq!(error, "a value is required for '--config <FILE>' but none was supplied");
         let error = parse_error(&["k0s", "cotroller"]);
         assert!(error.starts_with("unrecognized subcommand 'cotroller'"), "{error}");
         assert!(!error.contains("Usage"), "{error}");

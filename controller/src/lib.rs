@@ -6,6 +6,7 @@
 pub mod api_probe;
 pub mod cli;
 pub mod config;
+pub mod datastore;
 pub mod durable_file;
 pub mod executables;
 pub mod kubeconfig;
@@ -15,6 +16,7 @@ pub mod pki;
 pub mod plan;
 pub mod ports;
 pub mod release;
+pub mod run;
 pub mod runtime_config;
 pub mod status;
 pub mod vars;

@@ -36,7 +36,8 @@ pub fn install(console: Console, level: Level) {
         .with_targets(QUIET_CRATES.map(|name| (name, LevelFilter::from_level(level.min(Level::INFO)))));
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer();
+    // A console that went away must not take k0s with it: there is nobody left to tell.
+    let layer = tracing_subscriber::fmt::layer().log_internal_errors(false);
     match console {
         Console::LongRunning => {
             let coloured = io::stdout().is_terminal() && !no_color;
