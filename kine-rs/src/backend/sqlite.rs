@@ -5,6 +5,7 @@
 //! One process owns a file: a lock file beside it names the owner.
 
 mod checkpoint;
+mod integrity;
 mod lock;
 mod open;
 mod reader;

@@ -696,46 +696,57 @@ fn common(a: &[u8], b: &[u8]) -> usize {
 
 /// Builds the packed leaves left to right, then the levels above them.
 struct Builder<R: Record> {
+    /// Finished leaves, each with the separator before it.
     leaves: Vec<(Vec<u8>, Child<R>)>,
-    keys: Vec<(Vec<u8>, Vec<u8>)>,
-    bytes: usize,
-    last: Option<Vec<u8>>,
+    /// Keys and records of the leaf being filled, one after the other, and where each key and each record ends.
+    bytes: Vec<u8>,
+    ends: Vec<(usize, usize)>,
+    /// The last key of the last finished leaf.
+    last: Vec<u8>,
 }
 
 impl<R: Record> Default for Builder<R> {
     fn default() -> Self {
-        Builder { leaves: Vec::new(), keys: Vec::with_capacity(LEAF_ENTRIES_MAX), bytes: 0, last: None }
+        Builder { leaves: Vec::new(), bytes: Vec::new(), ends: Vec::new(), last: Vec::new() }
     }
 }
 
 impl<R: Record> Builder<R> {
     fn push(&mut self, key: &[u8], record: &R) {
         // Leave an eighth free, so that the first insert after a restart does not split every leaf it meets.
-        if self.keys.len() == LEAF_ENTRIES_MAX * 7 / 8 || self.bytes > LEAF_BYTES_MAX * 7 / 8 {
+        if self.ends.len() == LEAF_ENTRIES_MAX * 7 / 8 || self.bytes.len() > LEAF_BYTES_MAX * 7 / 8 {
             self.close_leaf();
         }
-        let mut bytes = Vec::with_capacity(24);
-        record.encode(&mut bytes);
-        self.bytes += key.len() + bytes.len();
-        self.keys.push((key.to_vec(), bytes));
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        record.encode(&mut self.bytes);
+        self.ends.push((key_end, self.bytes.len()));
     }
 
     fn close_leaf(&mut self) {
-        let (Some((first, _)), Some((last, _))) = (self.keys.first(), self.keys.last()) else { return };
+        let Some(last_at) = self.ends.len().checked_sub(1) else { return };
+        let entry = |at: usize| {
+            let start = if at == 0 { 0 } else { self.ends[at - 1].1 };
+            let (key_end, end) = self.ends[at];
+            (&self.bytes[start..key_end], &self.bytes[key_end..end])
+        };
+        let (first, last) = (entry(0).0, entry(last_at).0);
         let shared = common(first, last);
         let separator =
-            self.last.as_ref().map_or_else(Vec::new, |last| first[..common(last, first) + 1].to_vec());
+            if self.leaves.is_empty() { Vec::new() } else { first[..common(&self.last, first) + 1].to_vec() };
         let mut leaf = Leaf { prefix: first[..shared].to_vec(), ..Leaf::default() };
-        leaf.bytes.reserve_exact(self.keys.iter().map(|(k, r)| k.len() - shared + r.len() + 2).sum());
-        leaf.starts.reserve_exact(self.keys.len());
-        for (key, record) in &self.keys {
+        leaf.bytes.reserve_exact(self.bytes.len());
+        leaf.starts.reserve_exact(self.ends.len());
+        for at in 0..=last_at {
+            let (key, record) = entry(at);
             leaf.push(&key[shared..], record);
         }
         leaf.bytes.shrink_to_fit();
+        let last = last.to_vec();
         self.leaves.push((separator, Child::of(Node::Leaf(leaf))));
-        self.last = self.keys.pop().map(|(key, _)| key);
-        self.keys.clear();
-        self.bytes = 0;
+        self.last = last;
+        self.bytes.clear();
+        self.ends.clear();
     }
 
     fn finish(mut self) -> Tree<R> {

@@ -2,6 +2,7 @@
 //!
 //! Nothing is changed before the file is known to be ours and of a format we write.
 
+use super::integrity::IntegrityCheck;
 use super::lock::{LockError, LockFile};
 use super::{APPLICATION_ID, FORMAT, VALUE_BYTES_MAX, reader::SqliteReader, writer::SqliteWriter};
 use crate::apply::{
@@ -17,6 +18,10 @@ use std::sync::Arc;
 
 /// SQLite before 3.51.3 can corrupt a database when a WAL reset races with a checkpoint.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
+
+/// A file up to this size is checked before anything is served; a larger one beside the first requests, because reading
+/// all of it would hold up a restart for seconds. Rebuilding the index reads every row either way.
+const CHECK_FIRST_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -62,15 +67,17 @@ pub fn open(options: &Options) -> Result<Opened, OpenError> {
         connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).map_err(failed)?;
     let fresh = check_owner(path, &connection)?;
     configure_writer(&connection, options, fresh).map_err(failed)?;
+    let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     if fresh {
         create_tables(&connection).map_err(failed)?;
-    } else {
+    } else if bytes <= CHECK_FIRST_BYTES_MAX {
         check_integrity(path, &connection)?;
     }
     let identity = identify(&connection).map_err(failed)?;
     let state = rebuild(path, &connection)?;
     let reader = Arc::new(SqliteReader::new(path.clone()));
-    let writer = SqliteWriter::new(connection, path.clone(), lock).map_err(failed)?;
+    let check = (bytes > CHECK_FIRST_BYTES_MAX).then(|| IntegrityCheck::start(path.clone()));
+    let writer = SqliteWriter::new(connection, path.clone(), lock, check).map_err(failed)?;
     Ok(Opened { writer: Box::new(writer), reader, state, identity })
 }
 
@@ -162,7 +169,7 @@ fn create_tables(connection: &Connection) -> rusqlite::Result<()> {
     ))
 }
 
-fn check_integrity(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+pub(super) fn check_integrity(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let verdict: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|error| from_sqlite(path, error))?;
@@ -220,25 +227,54 @@ fn rebuild(path: &Path, connection: &Connection) -> Result<crate::mvcc::State, O
             alarms.insert(alarm(&key).ok_or_else(|| corrupt(format!("alarm record {key:02x?}")))?);
         }
     }
-    let mut statement = connection
-        .prepare(
-            "SELECT location, revision, create_revision, version, lease, length(value), key FROM rows ORDER BY location",
-        )
-        .map_err(failed)?;
-    let mut rows = statement.query([]).map_err(failed)?;
-    let mut revision_before = 0;
-    while let Some(row) = rows.next().map_err(failed)? {
-        let version = version(row).map_err(failed)?;
-        if version.mod_revision < revision_before.max(1) || version.create_revision > version.mod_revision {
-            return Err(corrupt(format!("row {} has revision {}", version.location, version.mod_revision)));
-        }
-        revision_before = version.mod_revision;
-        let key = row.get_ref(6).map_err(failed)?.as_blob().map_err(|error| corrupt(error.to_string()))?;
-        rebuild.row(key, version);
+    for part in read_rows(path, connection)? {
+        rebuild.append(part);
     }
     let mut state = rebuild.finish(meta(connection, META_REVISION_FLOOR).map_err(failed)?.unwrap_or(1));
     state.alarms = Arc::new(alarms);
     Ok(state)
+}
+
+/// Reads all rows but their values, a part of them per core. Parts are in order.
+fn read_rows(path: &Path, connection: &Connection) -> Result<Vec<Rebuild>, OpenError> {
+    let (first, end): (u64, u64) = connection
+        .query_row("SELECT coalesce(min(location), 0), coalesce(max(location) + 1, 0) FROM rows", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .map_err(|error| from_sqlite(path, error))?;
+    let parts = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let bound = |part: u64| first + (end - first) * part / parts;
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..parts)
+            .map(|part| scope.spawn(move || read_part(path, bound(part)..bound(part + 1))))
+            .collect();
+        readers.into_iter().map(|reader| reader.join().expect("a reader of rows does not panic")).collect()
+    })
+}
+
+fn read_part(path: &Path, locations: std::ops::Range<u64>) -> Result<Rebuild, OpenError> {
+    let failed = |error| from_sqlite(path, error);
+    let corrupt = |detail: String| OpenError::Corrupt { path: path.into(), detail };
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+    let mut statement = connection
+        .prepare(
+            "SELECT location, revision, create_revision, version, lease, length(value), key FROM rows
+             WHERE location >= ?1 AND location < ?2 ORDER BY location",
+        )
+        .map_err(failed)?;
+    let mut rows = statement.query((locations.start, locations.end)).map_err(failed)?;
+    let mut part = Rebuild::new(0);
+    let mut revision_before = 1;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let version = version(row).map_err(failed)?;
+        if version.mod_revision < revision_before || version.create_revision > version.mod_revision {
+            return Err(corrupt(format!("row {} has revision {}", version.location, version.mod_revision)));
+        }
+        revision_before = version.mod_revision;
+        let key = row.get_ref(6).map_err(failed)?.as_blob().map_err(|error| corrupt(error.to_string()))?;
+        part.row(key, version);
+    }
+    Ok(part)
 }
 
 fn version(row: &rusqlite::Row) -> rusqlite::Result<Version> {

@@ -1,6 +1,7 @@
 //! The writer connection: commits batches and keeps the WAL and the file small.
 
 use super::checkpoint::Checkpointer;
+use super::integrity::IntegrityCheck;
 use super::lock::LockFile;
 use super::reader::load;
 use crate::mvcc::Version;
@@ -26,11 +27,17 @@ pub struct SqliteWriter {
     wal_pages: Arc<AtomicI32>,
     checkpointer: Checkpointer,
     page_size: u64,
+    _check: Option<IntegrityCheck>,
     _lock: LockFile,
 }
 
 impl SqliteWriter {
-    pub fn new(mut connection: Connection, path: PathBuf, lock: LockFile) -> rusqlite::Result<Self> {
+    pub fn new(
+        mut connection: Connection,
+        path: PathBuf,
+        lock: LockFile,
+        check: Option<IntegrityCheck>,
+    ) -> rusqlite::Result<Self> {
         connection.set_prepared_statement_cache_capacity(32);
         // The hook replaces SQLite's automatic checkpoint, which would run inside a commit.
         let wal_pages = Arc::new(AtomicI32::new(0));
@@ -45,6 +52,7 @@ impl SqliteWriter {
             wal_pages,
             checkpointer: Checkpointer::start(path),
             page_size,
+            _check: check,
             _lock: lock,
         })
     }
