@@ -120,9 +120,8 @@ impl Scenario {
             Metric::KeepAliveThroughput | Metric::KeepAliveCpu => Self::KeepAlive,
             Metric::List1kP50 | Metric::List100kP50 | Metric::List1mP50 | Metric::ListGrowth => Self::Million,
             Metric::CountP50 | Metric::LoadedAnonymous | Metric::Restart => Self::Million,
-            Metric::ControllerRss | Metric::BinarySize | Metric::ReadyzAfter | Metric::ClientLoad => {
-                return false;
-            }
+            Metric::ControllerRss | Metric::BinarySize | Metric::ClientLoad => return false,
+            Metric::ReadyzAfter | Metric::FirstReadyzAfter => return false,
         };
         scenario == self
     }
