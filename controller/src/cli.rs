@@ -56,6 +56,15 @@ enum Command {
         #[command(subcommand)]
         command: config::Config,
     },
+    /// What older tools call `config create`
+    #[command(hide = true)]
+    DefaultConfig,
+    /// What older tools call `config validate`
+    #[command(hide = true, subcommand_required = true)]
+    Validate {
+        #[command(subcommand)]
+        command: config::Validate,
+    },
     /// Show whether k0s runs, and how
     Status(status::Status),
     /// Stop the k0s that runs on this machine
@@ -164,6 +173,10 @@ fn run(arguments: Vec<OsString>, started: Instant) -> anyhow::Result<()> {
         Command::Kubectl => unreachable!("these arguments were recognised above"),
         Command::Kubeconfig { command } => command.run(),
         Command::Config { command } => command.run(),
+        Command::DefaultConfig => config::Config::Create { include_images: false }.run(),
+        Command::Validate { command: config::Validate::Config { config } } => {
+            config::Config::Validate { config }.run()
+        }
         Command::Status(status) => status.run(),
         Command::Stop(stop) => stop.run(),
         Command::Version(version) => version.run(),
@@ -251,6 +264,7 @@ mod tests {
     #[test]
     fn errors_come_without_the_usage_text() {
         assert_eq!(parse_error(&["k0s", "status", "--nope"]), "unexpected argument '--nope' found");
+        assert!(Cli::try_parse_from(["k0s", "validate", "config", "--config", "k0s.yaml"]).is_ok());
         let error = parse_error(&["k0s", "config", "validate", "--config"]);
         assert_eq!(error, "a value is required for '--config <FILE>' but none was supplied");
         let error = parse_error(&["k0s", "cotroller"]);

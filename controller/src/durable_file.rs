@@ -86,10 +86,11 @@ pub fn ensure_directory(path: &Path, access: Access) -> Result<(), FileError> {
     set_access(path, access)
 }
 
-/// Whether files can be made in a directory: asked by making one, as permission bits do not tell it all (read-only mounts).
+/// Whether files can be made in a directory; also says no on a read-only file system.
 pub fn check_writable(directory: &Path) -> Result<(), FileError> {
-    let probe = directory.join(".k0s-probe");
-    fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(FileError::on("write to", directory))
+    let wanted = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::accessat(rustix::fs::CWD, directory, wanted, rustix::fs::AtFlags::EACCESS)
+        .map_err(|errno| FileError::on("write to", directory)(errno.into()))
 }
 
 /// Corrects mode and owner where they differ: a data directory may come from a backup or from another user.

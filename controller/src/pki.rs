@@ -82,6 +82,10 @@ pub enum PkiError {
         "{certificate} is there, its key {key} is not: put the key beside it, or remove the certificate to have a new CA made"
     )]
     AuthorityWithoutKey { certificate: PathBuf, key: PathBuf },
+    #[error(
+        "{certificate} and {key} are not both there: is this the data directory of a controller (--data-dir)?"
+    )]
+    NoAuthority { certificate: PathBuf, key: PathBuf },
     #[error("the name {name:?} cannot be used for a client certificate: {reason}")]
     UserName { name: String, reason: &'static str },
     #[error("cannot make certificates")]
@@ -270,10 +274,12 @@ pub fn issue_client(
     now: OffsetDateTime,
 ) -> Result<(CertifiedKey, String), PkiError> {
     check_user_name(user)?;
-    let ca = read_pair(dir, CLUSTER_CA.name)?
-        .map(|pem| Authority::load(pem, now))
-        .unwrap_or(Err(CertificateError::NotACertificate))
-        .map_err(|source| PkiError::Unusable { path: dir.join("ca.crt"), source })?;
+    let (ca_certificate, ca_key) = pair_paths(dir, CLUSTER_CA.name);
+    let Some(ca) = read_pair(dir, CLUSTER_CA.name)? else {
+        return Err(PkiError::NoAuthority { certificate: ca_certificate, key: ca_key });
+    };
+    let ca =
+        Authority::load(ca, now).map_err(|source| PkiError::Unusable { path: ca_certificate, source })?;
     let wish = LeafWish {
         subject: Subject {
             common_name: user.to_owned(),

@@ -23,6 +23,15 @@ pub enum Config {
     },
 }
 
+/// The older `validate config`.
+#[derive(Debug, Subcommand)]
+pub enum Validate {
+    Config {
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
 impl Config {
     pub fn run(self) -> anyhow::Result<()> {
         let host = Host::detect()?;

@@ -60,6 +60,11 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+pub fn send(signal: &str, pid: u32) {
+    let status = Command::new("kill").args(["-s", signal, &pid.to_string()]).status().unwrap();
+    assert!(status.success(), "kill -s {signal} {pid}");
+}
+
 pub struct Cluster {
     dir: Option<TempDir>,
     data_dir: PathBuf,
@@ -195,8 +200,7 @@ impl Cluster {
     }
 
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args(["-s", signal, &self.pid().to_string()]).status().unwrap();
-        assert!(status.success());
+        send(signal, self.pid());
     }
 
     /// How k0s ended after it was asked to, and how long that took.

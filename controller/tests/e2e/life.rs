@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, PATIENCE, bin_dir, until};
+use crate::cluster::{Cluster, PATIENCE, bin_dir, send, until};
 
 const NAMESPACE: &str = "e2e";
 const COMPONENTS: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
@@ -30,6 +30,7 @@ fn a_cluster_serves_kubectl_survives_kills_and_stops_in_order() {
 
     a_killed_api_server_is_started_again(&cluster);
     let before = everything(&cluster);
+    // As an operator's `kill -9`, or the kernel's when memory runs out.
     cluster.kill();
     until("the components to die with k0s", || cluster.processes().is_empty().then_some(()));
     cluster.start();
@@ -222,8 +223,7 @@ fn kubeconfigs_work_from_outside(cluster: &Cluster) {
 fn a_killed_api_server_is_started_again(cluster: &Cluster) {
     let (pid, restarts, _) = cluster.component("kube-apiserver").unwrap();
     assert_eq!(restarts, 0);
-    let killed = Command::new("kill").args(["-s", "KILL", &pid.to_string()]).status().unwrap();
-    assert!(killed.success());
+    send("KILL", pid);
     until("kube-apiserver to be ready again", || {
         let (new_pid, restarts, state) = cluster.component("kube-apiserver")?;
         (new_pid != pid && restarts == 1 && state == "ready").then_some(())

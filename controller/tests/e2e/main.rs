@@ -4,6 +4,7 @@
 //! sets it. A start costs seconds of CPU, so what can share a cluster does: one test is the life of one cluster.
 
 mod cluster;
+mod interrupted;
 mod life;
 mod ordinary_user;
 mod refusals;

@@ -81,6 +81,17 @@ fn a_missing_executable_is_told_with_the_ways_to_get_it() {
 }
 
 #[test]
+fn a_component_that_cannot_start_says_why() {
+    let cluster = Cluster::new();
+    let config = fs::read_to_string(cluster.config()).unwrap();
+    fs::write(cluster.config(), config.replace("api: {", "api: {extraArgs: {no-such-flag: x}, ")).unwrap();
+    let error = error_of(cluster.controller(&[]));
+    assert!(error.starts_with("Error: kube-apiserver failed: exited with code 1"), "{error}");
+    assert!(error.contains("unknown flag: --no-such-flag"), "{error}");
+    assert_eq!(cluster.process_names(), [""; 0]);
+}
+
+#[test]
 fn a_directory_that_cannot_be_written_is_named_with_its_flag() {
     let is_root = rustix::process::geteuid().is_root();
     let mut cluster = match is_root {
