@@ -24,7 +24,6 @@ use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use worker::supervise::{
     CgroupUse, Group, Host as ProcessHost, HostConfig, HostError, OrphanError, Readiness, StartError,
-    StopError,
 };
 
 use crate::api_probe::{ApiProbe, ApiProbeError};
@@ -51,6 +50,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(30);
 const DATASTORE_STOP_WITHIN: Duration = Duration::from_secs(4);
 /// Beside kube-apiserver's own stop time: its clients stop before it.
 const CLIENTS_STOP_WITHIN: Duration = Duration::from_secs(6);
+
 /// What `k0s controller` was asked to do.
 #[derive(Debug)]
 pub struct Options {
@@ -110,7 +110,7 @@ pub enum RunError {
     #[error("stopped by a second signal before everything had ended")]
     Killed,
     #[error("not everything could be stopped: {0}")]
-    Stop(StopError),
+    Stop(String),
 }
 
 /// Runs until a signal asks to stop; that is the only way to return without an error.
@@ -146,9 +146,13 @@ pub async fn controller(options: Options) -> Result<(), RunError> {
     let stopped = running.stop(&mut signals).await;
     tasks.shutdown().await;
     lock.remove()?;
-    match ended {
-        Ended::Asked => stopped,
-        Ended::NotStarted(error) => Err(error.into()),
+    match (ended, stopped) {
+        (Ended::Asked, stopped) => stopped,
+        (Ended::NotStarted(error), Ok(())) => Err(error.into()),
+        (Ended::NotStarted(error), Err(stop)) => {
+            tracing::error!("{stop}");
+            Err(error.into())
+        }
     }
 }
 
@@ -162,7 +166,7 @@ pub async fn initialise(options: &Options) -> Result<(), RunError> {
 fn claim_directories(paths: &Paths) -> Result<RuntimeLock, RunError> {
     paths.check_socket_lengths()?;
     facts::create_directories(paths)?;
-    Ok(RuntimeLock::take(&paths.runtime_config(), &paths.runtime_lock())?)
+    Ok(RuntimeLock::take(paths)?)
 }
 
 /// Everything that is there before the first process.
@@ -300,13 +304,11 @@ impl Running {
             errors = self.group.stop(self.stop_within) => errors,
         };
         self.datastore.stop(DATASTORE_STOP_WITHIN).await;
-        match errors.into_iter().next() {
-            None => {
-                tracing::info!("everything has stopped");
-                Ok(())
-            }
-            Some(error) => Err(RunError::Stop(error)),
+        if errors.is_empty() {
+            tracing::info!("everything has stopped");
+            return Ok(());
         }
+        Err(RunError::Stop(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
     }
 }
 

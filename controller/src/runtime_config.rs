@@ -1,6 +1,6 @@
-//! `<run>/k0s.yaml` and its lock: one k0s per run directory, and how other commands find it.
+//! `<run>/k0s.yaml` and its lock: one k0s per run directory and per data directory, and how other commands find it.
 //!
-//! Invariant: whoever holds the lock owns the run directory and everything in it; the file says what the holder runs with.
+//! Invariant: whoever holds the locks owns both directories; the file says what the holder runs with.
 //! A file whose lock is free is a leftover and is ignored. Called by `run` (takes the lock) and `cli` (looks it up).
 
 use std::fs::{self, File, OpenOptions};
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::durable_file::{self, Access, FileError};
+use crate::paths::Paths;
 use crate::vars::K0sVars;
 
 const MODE: u32 = 0o600;
@@ -51,25 +52,26 @@ pub enum RuntimeConfigError {
 #[derive(Debug)]
 pub struct RuntimeLock {
     config: PathBuf,
-    /// The lock is released when the kernel closes this, however the process ends.
-    _lock: File,
+    /// The locks are released when the kernel closes these, however the process ends.
+    _locks: [File; 2],
 }
 
 impl RuntimeLock {
-    pub fn take(config: &Path, lock: &Path) -> Result<RuntimeLock, RuntimeConfigError> {
+    /// The data directory is locked as such: two run directories must not lead to one set of certificates.
+    pub fn take(paths: &Paths) -> Result<RuntimeLock, RuntimeConfigError> {
+        let lock = paths.runtime_lock();
         let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(MODE)
             .custom_flags(libc::O_NOFOLLOW)
-            .open(lock)
-            .map_err(FileError::on("open", lock))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(RuntimeLock { config: config.to_owned(), _lock: file }),
-            Err(Errno::WOULDBLOCK) => Err(RuntimeConfigError::AlreadyRunning { lock: lock.to_owned() }),
-            Err(errno) => Err(FileError::on("lock", lock)(errno.into()).into()),
-        }
+            .open(&lock)
+            .map_err(FileError::on("open", &lock))?;
+        lock_exclusively(&file, &lock)?;
+        let directory = File::open(&paths.data_dir).map_err(FileError::on("open", &paths.data_dir))?;
+        lock_exclusively(&directory, &paths.data_dir)?;
+        Ok(RuntimeLock { config: paths.runtime_config(), _locks: [file, directory] })
     }
 
     pub fn publish(&self, spec: RuntimeConfigSpec) -> Result<(), RuntimeConfigError> {
@@ -90,11 +92,17 @@ impl RuntimeLock {
     }
 }
 
+fn lock_exclusively(file: &File, path: &Path) -> Result<(), RuntimeConfigError> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(RuntimeConfigError::AlreadyRunning { lock: path.to_owned() }),
+        Err(errno) => Err(FileError::on("lock", path)(errno.into()).into()),
+    }
+}
+
 /// What the k0s that runs on this run directory was started with; `None` if there is none, or none we may see.
-pub fn of_running_instance(
-    config: &Path,
-    lock: &Path,
-) -> Result<Option<RuntimeConfigSpec>, RuntimeConfigError> {
+pub fn of_running_instance(paths: &Paths) -> Result<Option<RuntimeConfigSpec>, RuntimeConfigError> {
+    let (config, lock) = (&paths.runtime_config(), &paths.runtime_lock());
     if !is_locked(lock) {
         return Ok(None);
     }
@@ -120,33 +128,38 @@ fn is_locked(lock: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::paths::{PathChoices, Paths};
+    use crate::paths::PathChoices;
 
     #[test]
     fn running_instance_is_found_while_its_lock_is_held() {
         let dir = tempfile::tempdir().unwrap();
         let choices = PathChoices { data_dir: Some(dir.path().to_owned()), ..Default::default() };
         let paths = Paths { run_dir: dir.path().to_owned(), ..Paths::resolve(choices, true).unwrap() };
-        let (config, lock) = (paths.runtime_config(), paths.runtime_lock());
         let spec = RuntimeConfigSpec {
             node_config: serde_json::json!({"spec": {"api": {"port": 6443, "sans": [], "extraArgs": {}}, "x": null}}),
             k0s_vars: K0sVars::new(&paths, "id".into(), Path::new("-")),
         };
 
-        assert_eq!(of_running_instance(&config, &lock).unwrap(), None);
-        let held = RuntimeLock::take(&config, &lock).unwrap();
-        assert_eq!(of_running_instance(&config, &lock).unwrap(), None);
+        assert_eq!(of_running_instance(&paths).unwrap(), None);
+        let held = RuntimeLock::take(&paths).unwrap();
+        assert_eq!(of_running_instance(&paths).unwrap(), None);
         held.publish(spec.clone()).unwrap();
-        assert_eq!(of_running_instance(&config, &lock).unwrap(), Some(spec.clone()));
-        let error = RuntimeLock::take(&config, &lock).unwrap_err();
+        assert_eq!(of_running_instance(&paths).unwrap(), Some(spec.clone()));
+        let error = RuntimeLock::take(&paths).unwrap_err();
         assert!(error.to_string().starts_with("another k0s process is still running"), "{error}");
+
+        // Another run directory does not make it another cluster.
+        let other_run_dir = tempfile::tempdir().unwrap();
+        let elsewhere = Paths { run_dir: other_run_dir.path().to_owned(), ..paths.clone() };
+        let error = RuntimeLock::take(&elsewhere).unwrap_err();
+        assert!(matches!(&error, RuntimeConfigError::AlreadyRunning { lock } if *lock == paths.data_dir));
 
         // As after kill -9: the file stays, the lock does not.
         drop(held);
-        assert_eq!(of_running_instance(&config, &lock).unwrap(), None);
-        let held = RuntimeLock::take(&config, &lock).unwrap();
+        assert_eq!(of_running_instance(&paths).unwrap(), None);
+        let held = RuntimeLock::take(&paths).unwrap();
         held.publish(spec).unwrap();
         held.remove().unwrap();
-        assert!(!config.exists());
+        assert!(!paths.runtime_config().exists());
     }
 }

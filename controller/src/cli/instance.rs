@@ -21,8 +21,7 @@ pub fn locate(choices: PathChoices) -> anyhow::Result<Located> {
     let given = Paths::resolve(choices.clone(), super::is_root())?;
     for run_dir in run_dirs(&choices, &given) {
         let candidate = Paths { run_dir, ..given.clone() };
-        let found =
-            runtime_config::of_running_instance(&candidate.runtime_config(), &candidate.runtime_lock())?;
+        let found = runtime_config::of_running_instance(&candidate)?;
         let Some(running) = found else { continue };
         let paths = running.k0s_vars.paths();
         if choices.data_dir.is_some() && paths.data_dir != given.data_dir {

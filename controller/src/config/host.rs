@@ -43,17 +43,32 @@ impl Host {
     }
 
     pub fn of(interfaces: &[Interface]) -> Self {
-        let suitable: Vec<IpAddr> = interfaces
+        let primary: Vec<IpAddr> = interfaces
             .iter()
             .filter(|interface| is_suitable(&interface.name))
             .flat_map(|interface| &interface.addresses)
-            .filter(|address| !address.is_secondary && !address.address.is_loopback())
+            .filter(|address| !address.is_secondary)
             .map(|address| address.address)
             .collect();
         let global =
-            |ipv6: bool| suitable.iter().find(|address| address.is_ipv6() == ipv6 && is_global(**address));
+            |ipv6: bool| primary.iter().find(|address| address.is_ipv6() == ipv6 && is_global(**address));
         let address = global(false).or_else(|| global(true)).copied();
-        Self { address: address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), addresses: suitable }
+        let addresses = interfaces
+            .iter()
+            // A virtual address for load balancing often sits on lo.
+            .filter(|interface| interface.name == "lo" || is_suitable(&interface.name))
+            .flat_map(|interface| &interface.addresses)
+            .filter(|address| !address.address.is_loopback() && !address.is_temporary())
+            .map(|address| address.address)
+            .collect();
+        Self { address: address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), addresses }
+    }
+}
+
+impl InterfaceAddress {
+    /// An IPv6 privacy address: the kernel marks it as it marks a secondary one, and replaces it every day.
+    fn is_temporary(&self) -> bool {
+        self.is_secondary && self.address.is_ipv6()
     }
 }
 
@@ -243,13 +258,14 @@ mod tests {
     }
 
     #[test]
-    fn all_addresses_leave_out_loopback_and_pod_networks() {
+    fn all_addresses_leave_out_loopback_pod_networks_and_temporary_ones() {
         let hosts = [
-            interface("lo", &["127.0.0.1", "::1"]),
-            interface("eth0", &["192.0.2.8", "~192.0.2.9", "fe80::1"]),
+            interface("lo", &["127.0.0.1", "::1", "192.0.2.99"]),
+            interface("eth0", &["192.0.2.8", "~192.0.2.9", "fe80::1", "~2001:db8::aaaa"]),
             interface("kube-bridge", &["10.244.0.1"]),
         ];
-        let expected: Vec<IpAddr> = ["192.0.2.8", "fe80::1"].map(|text| text.parse().unwrap()).into();
+        let expected: Vec<IpAddr> =
+            ["192.0.2.99", "192.0.2.8", "192.0.2.9", "fe80::1"].map(|text| text.parse().unwrap()).into();
         assert_eq!(Host::of(&hosts).addresses, expected);
     }
 
