@@ -7,7 +7,7 @@ mod local;
 mod memory;
 mod sqlite;
 
-pub use local::{Proposal, Writer, stop_process};
+pub use local::{Proposal, Weight, Writer, stop_process};
 pub use sqlite::OpenError as SqliteError;
 
 use crate::apply::Identity;

@@ -114,7 +114,7 @@ impl App {
         let App { api, threads, listeners, metrics, tls } = self;
         let (closing, closed) = watch::channel(false);
         let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
-        let faces = Faces::new(api);
+        let faces = Faces::new(api.clone());
         let mut acceptors = JoinSet::new();
         for listener in listeners {
             let accept = Accept {
@@ -131,6 +131,8 @@ impl App {
         }
         stop.await;
         let grace = grace();
+        // Watches end first: they would hold their connections until the grace is over.
+        api.store.hub().close().await;
         closing.send_replace(true);
         let drained = async { while acceptors.join_next().await.is_some() {} };
         if tokio::time::timeout(grace, drained).await.is_err() {

@@ -4,7 +4,7 @@
 //! owns nothing. `Threads::stop` ends them in order; what was acknowledged is on disk before and after.
 
 use crate::apply::{ApplyError, Command, Identity, Machine, Reply};
-use crate::backend::{Endpoint, OpenError, Opened, Proposal, Writer};
+use crate::backend::{Endpoint, OpenError, Opened, Proposal, Weight, Writer};
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
 use crate::mvcc::range::Values;
@@ -14,13 +14,15 @@ use crate::watch::{Hub, HubHandle};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Commands that may wait for the writer; one more is refused with "too many requests".
 const PROPOSALS_MAX: usize = 8192;
+/// Bytes that waiting commands may hold; one more is refused likewise.
+const PROPOSAL_BYTES_MAX: usize = 64 << 20;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -53,6 +55,7 @@ struct Inner {
     lessor: Arc<Lessor>,
     hub: HubHandle,
     allocated: Arc<AtomicU64>,
+    waiting_bytes: Arc<AtomicUsize>,
 }
 
 /// The threads behind a store.
@@ -77,6 +80,7 @@ impl Store {
         let (hub, hub_handle) =
             Hub::new(identity, published.clone(), cache.clone(), reader.clone(), options.progress_interval);
         let (proposals, waiting) = mpsc::channel(PROPOSALS_MAX);
+        let waiting_bytes = Arc::<AtomicUsize>::default();
         let allocated = Arc::new(AtomicU64::new(rows.size().allocated));
         let writer = Writer {
             machine: Machine::new(identity, state),
@@ -98,13 +102,14 @@ impl Store {
                 lessor: lessor.clone(),
                 hub: hub_handle,
                 allocated,
+                waiting_bytes: waiting_bytes.clone(),
             }),
         };
         let threads = Threads {
             store: store.clone(),
             writer: start("kine-writer", move || writer.run()),
             hub: start("kine-watch", move || hub.run()),
-            expiry: start("kine-expiry", move || expire(&lessor, &proposals)),
+            expiry: start("kine-expiry", move || expire(&lessor, &proposals, &waiting_bytes)),
         };
         Ok((store, threads))
     }
@@ -137,7 +142,11 @@ impl Store {
 
     /// Orders a command; returns once it is durable and visible.
     pub async fn propose(&self, command: Command) -> Result<Reply, ProposeError> {
-        self.ask(|reply| Proposal::Apply { command, reply: Some(reply) }).await?.map_err(ProposeError::Apply)
+        let weight = Weight::add(&self.inner.waiting_bytes, &command, PROPOSAL_BYTES_MAX)
+            .ok_or(ProposeError::TooMany)?;
+        self.ask(|reply| Proposal::Apply { command, reply: Some(reply), weight })
+            .await?
+            .map_err(ProposeError::Apply)
     }
 
     pub async fn compact_physically(&self, revision: i64) -> Result<Reply, ProposeError> {
@@ -200,10 +209,12 @@ fn join(thread: JoinHandle<()>) {
 }
 
 /// Turns deadlines that have passed into ordinary revokes.
-fn expire(lessor: &Lessor, proposals: &mpsc::Sender<Proposal>) {
+fn expire(lessor: &Lessor, proposals: &mpsc::Sender<Proposal>, waiting_bytes: &Arc<AtomicUsize>) {
     while let Some(due) = lessor.wait_due() {
         for id in due {
-            let revoke = Proposal::Apply { command: Command::LeaseRevoke { id }, reply: None };
+            let command = Command::LeaseRevoke { id };
+            let weight = Weight::add(waiting_bytes, &command, usize::MAX).expect("no bound is given");
+            let revoke = Proposal::Apply { command, reply: None, weight };
             if proposals.blocking_send(revoke).is_err() {
                 return;
             }

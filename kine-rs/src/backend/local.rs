@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use proto::etcdserverpb::AlarmType;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
@@ -35,6 +35,7 @@ pub enum Proposal {
     Apply {
         command: Command,
         reply: Option<Waiter>,
+        weight: Weight,
     },
     /// A compaction that answers once the compacted rows are gone.
     CompactPhysically {
@@ -140,8 +141,8 @@ impl Writer {
 
     fn apply(&mut self, proposal: Proposal, round: &mut Round, bytes: &mut usize) {
         match proposal {
-            Proposal::Apply { command, reply } => {
-                *bytes += size_of_command(&command);
+            Proposal::Apply { command, reply, weight } => {
+                *bytes += weight.bytes;
                 round.compacted |= matches!(command, Command::Compact { .. });
                 let result = self.apply_command(command, round);
                 if let Some(reply) = reply {
@@ -261,12 +262,30 @@ fn fail(round: Round, error: impl Fn() -> ApplyError) {
     );
 }
 
-fn size_of_command(command: &Command) -> usize {
-    use prost::Message;
-    match command {
-        Command::Put(request) => request.key.len() + request.value.len(),
-        Command::Txn(request) => request.encoded_len(),
-        _ => 0,
+/// The bytes a waiting command holds, given back when it is taken or dropped.
+pub struct Weight {
+    bytes: usize,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Weight {
+    /// Adds a command to what is `waiting`; `None` when that would exceed `bytes_max`.
+    pub fn add(waiting: &Arc<AtomicUsize>, command: &Command, bytes_max: usize) -> Option<Weight> {
+        use prost::Message;
+        let bytes = match command {
+            Command::Put(request) => request.key.len() + request.value.len(),
+            Command::Txn(request) => request.encoded_len(),
+            _ => 0,
+        };
+        let weight = Weight { bytes, waiting: waiting.clone() };
+        let before = waiting.fetch_add(bytes, Ordering::Relaxed);
+        (before + bytes <= bytes_max).then_some(weight)
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -129,6 +129,12 @@ impl HubHandle {
         Some(Stream { id, queue, mailbox: self.mailbox.clone() })
     }
 
+    /// Ends all streams and the hub: nothing is watched any more.
+    pub async fn close(&self) {
+        // Gone already: nothing to end.
+        drop(self.mailbox.send(Message::Stop).await);
+    }
+
     /// Ends the hub; blocks while its mailbox is full.
     pub fn stop(&self) {
         // Gone already: nothing to stop.
