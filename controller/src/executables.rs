@@ -13,8 +13,8 @@ use crate::paths::{self, Paths};
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{name} was not found in {searched}: pass --bin-dir DIR with the Kubernetes executables \
-     (`cargo xtask kubernetes` in a checkout of k0s builds them and prints where they are)"
+    "{name} was not found in {searched}: start the controller with --bin-dir DIR, or put it into PATH \
+     (`cargo xtask kubernetes` in a checkout of k0s builds the Kubernetes executables and prints where they are)"
 )]
 pub struct MissingExecutable {
     pub name: String,
