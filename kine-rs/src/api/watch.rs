@@ -35,7 +35,7 @@ impl Api {
             loop {
                 let next = tokio::select! {
                     item = stream.queue.pop() => Next::Send(item),
-                    request = requests.message() => Next::Handle(request),
+                    request = next_request(&stream, &mut requests) => Next::Handle(request),
                 };
                 match next {
                     Next::Send(Some(item)) => {
@@ -57,6 +57,17 @@ impl Api {
 enum Next {
     Send(Option<Item>),
     Handle(Result<Option<WatchRequest>, Status>),
+}
+
+/// The next request, taken only while the answers to earlier ones leave room: a client that does not read is not heard.
+async fn next_request(
+    stream: &Stream,
+    requests: &mut Streaming<WatchRequest>,
+) -> Result<Option<WatchRequest>, Status> {
+    if !stream.queue.room().await {
+        return Ok(None);
+    }
+    requests.message().await
 }
 
 async fn handle(stream: &Stream, request: WatchRequest) {

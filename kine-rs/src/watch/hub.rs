@@ -181,9 +181,8 @@ impl Stream {
         self.send(Message::Progress { stream: self.id }).await;
     }
 
-    /// One request at a time, and none while the answers to earlier ones fill the queue.
     async fn send(&self, message: Message) {
-        if self.queue.room().await && self.mailbox.send(message).await.is_err() {
+        if self.mailbox.send(message).await.is_err() {
             self.queue.close();
         }
     }
