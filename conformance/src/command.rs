@@ -72,6 +72,21 @@ pub enum StreamCommand {
     },
 }
 
+impl StreamCommand {
+    /// The stream it is about; none when it is about all.
+    pub fn stream(&self) -> Option<&str> {
+        match self {
+            Self::Watch { stream, .. }
+            | Self::Cancel { stream, .. }
+            | Self::Progress { stream }
+            | Self::Expect { stream, .. }
+            | Self::Events { stream, .. }
+            | Self::Close { stream } => Some(stream),
+            Self::Sync => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum AuthCommand {
     Enable,

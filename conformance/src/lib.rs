@@ -2,16 +2,20 @@
 //!
 //! A [`command::Command`] is one thing a client can ask; [`session::Session`] asks it and turns the whole answer into
 //! text in which only what a server picks by itself is replaced by a name. Everything else here is built on that text:
-//! [`transcript`] compares it with files.
+//! [`transcript`] compares it with files, [`differential`] compares two servers on programs that [`generate`] makes up, and
+//! [`shrink`] makes what they found small.
 //! [`server::Server`] owns the process under test. Nothing in here links the datastore: servers are reached by address.
 
 pub mod command;
+pub mod differential;
+pub mod generate;
 pub mod literal;
 pub mod parse;
 pub mod print;
 pub mod render;
 pub mod server;
 pub mod session;
+pub mod shrink;
 pub mod streams;
 pub mod symbol;
 pub mod transcript;

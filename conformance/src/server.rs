@@ -23,6 +23,8 @@ use tonic::transport::{Channel, Endpoint};
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// A dying process closes its sockets before it is gone.
+const ENDING_DEADLINE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
 /// Another process can take a free port between our look and the server's bind.
 const PORT_ATTEMPTS: usize = 5;
@@ -89,6 +91,25 @@ impl Server {
     /// The process id, while there is a process.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// Whether the process has ended by itself; waits a moment for one that is about to.
+    ///
+    /// # Errors
+    /// When its state cannot be read.
+    pub async fn has_ended(&mut self) -> Result<bool> {
+        let deadline = Instant::now() + ENDING_DEADLINE;
+        loop {
+            let Some(child) = self.child.as_mut() else { return Ok(true) };
+            if child.try_wait().context("wait for the server")?.is_some() {
+                self.child = None;
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            sleep(POLL).await;
+        }
     }
 
     /// Stops with SIGTERM and starts again on the same data.

@@ -7,7 +7,7 @@
 mod auth;
 mod resolve;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use proto::etcdserverpb::{
     DefragmentRequest, HashKvRequest, HashRequest, LeaseGrantRequest, LeaseKeepAliveRequest,
     LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseRevokeRequest, MemberListRequest, MoveLeaderRequest,
     PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, StatusRequest, TxnRequest,
-    TxnResponse, response_op,
+    TxnResponse, WatchCreateRequest, response_op,
 };
 use proto::mvccpb::KeyValue;
 use tokio::sync::mpsc;
@@ -35,7 +35,7 @@ use tonic::{Request, Status, Streaming};
 use crate::command::{Command, StreamCommand};
 use crate::render::{self, Names};
 use crate::server;
-use crate::streams::{ANSWER_DEADLINE, Stream};
+use crate::streams::{ANSWER_DEADLINE, Caught, Stream};
 use crate::symbol;
 
 pub struct Session {
@@ -336,61 +336,62 @@ impl Session {
 
     async fn stream(&mut self, command: &StreamCommand) -> Result<String> {
         match command {
-            StreamCommand::Watch { stream, request } => {
-                let mut request = request.clone();
-                request.start_revision = self.number(request.start_revision, b"");
-                let token = self.token.clone();
-                let client = &self.watch;
-                let stream = self
-                    .streams
-                    .entry(stream.clone())
-                    .or_insert_with(|| Stream::open(client.clone(), |outgoing| with_token(token, outgoing)));
-                stream.watch(request, &self.names).await
+            StreamCommand::Watch { stream, request } => return self.open_watch(stream, request).await,
+            StreamCommand::Sync => return self.sync().await,
+            StreamCommand::Cancel { stream, .. } if self.catch_up().await?.contains(stream) => {
+                return Ok("not cancelled: the stream waits for the future".into());
             }
-            StreamCommand::Cancel { stream, id } => {
-                self.catch_up().await?;
-                let (stream, names) = self.open_stream(stream)?;
-                stream.cancel(*id, names).await
-            }
-            StreamCommand::Progress { stream } => self.open_stream(stream)?.0.progress().await,
-            StreamCommand::Expect { stream, responses } => {
-                let (stream, names) = self.open_stream(stream)?;
-                Ok(stream.expect(*responses, names).await)
-            }
-            StreamCommand::Events { stream, events } => {
-                let (stream, names) = self.open_stream(stream)?;
-                Ok(stream.events(*events, names).await)
-            }
-            StreamCommand::Sync => {
-                self.catch_up().await?;
-                Ok(self.take_pending())
-            }
-            StreamCommand::Close { stream } => {
-                self.streams.remove(stream).with_context(|| format!("no stream {stream}"))?;
+            _ => {}
+        }
+        let name = command.stream().context("only sync has no stream")?;
+        let names = &self.names;
+        let Some(stream) = self.streams.get_mut(name) else { return Ok(format!("no stream {name}")) };
+        match command {
+            StreamCommand::Cancel { id, .. } => stream.cancel(*id, names).await,
+            StreamCommand::Progress { .. } => stream.progress().await,
+            StreamCommand::Expect { responses, .. } => Ok(stream.expect(*responses, names).await),
+            StreamCommand::Events { events, .. } => Ok(stream.events(*events, names).await),
+            StreamCommand::Close { .. } => {
+                self.streams.remove(name);
                 Ok("closed".into())
             }
+            StreamCommand::Watch { .. } | StreamCommand::Sync => bail!("answered above"),
         }
     }
 
-    fn open_stream(&mut self, name: &str) -> Result<(&mut Stream, &Names)> {
-        let stream = self.streams.get_mut(name).with_context(|| format!("no stream {name}"))?;
-        Ok((stream, &self.names))
+    async fn open_watch(&mut self, name: &str, request: &WatchCreateRequest) -> Result<String> {
+        let mut request = request.clone();
+        request.start_revision = self.number(request.start_revision, b"");
+        let (client, token) = (&self.watch, &self.token);
+        let open = || Stream::open(client.clone(), |outgoing| with_token(token.clone(), outgoing));
+        let stream = self.streams.entry(name.to_string()).or_insert_with(open);
+        stream.watch(request, &self.names).await
     }
 
-    async fn catch_up(&mut self) -> Result<()> {
+    /// Waits for what every stream still has to deliver; gives the streams that cannot be waited for.
+    async fn catch_up(&mut self) -> Result<BTreeSet<String>> {
+        let mut waiting = BTreeSet::new();
         for (name, stream) in &mut self.streams {
-            stream.catch_up(self.head).await.with_context(|| format!("stream {name}"))?;
+            let caught = stream.catch_up(self.head).await.with_context(|| format!("stream {name}"))?;
+            if caught == Caught::WaitsForTheFuture {
+                waiting.insert(name.clone());
+            }
         }
-        Ok(())
+        Ok(waiting)
     }
 
-    fn take_pending(&mut self) -> String {
+    async fn sync(&mut self) -> Result<String> {
+        let waiting = self.catch_up().await?;
         let mut lines = vec!["synced".to_string()];
         for (name, stream) in &mut self.streams {
+            if waiting.contains(name) {
+                lines.push(format!("  {name}: waits for the future"));
+                continue;
+            }
             let pending = stream.take_pending(&self.names);
             lines.extend(pending.lines().map(|line| format!("  {name}: {line}")));
         }
-        lines.join("\n")
+        Ok(lines.join("\n"))
     }
 
     fn request<T>(&self, message: T) -> Request<T> {

@@ -25,8 +25,6 @@ use crate::render::{self, Names};
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
 /// etcd drops a progress request when a watch is behind; it has to be asked again.
 const PROGRESS_RETRY: Duration = Duration::from_millis(30);
-/// A progress request that was not answered for so long was dropped.
-const PROGRESS_LATE_MAX: Duration = Duration::from_millis(500);
 /// Requests and responses under way per stream; a full queue makes the server wait, as a slow client does.
 const QUEUE: usize = 1024;
 const BROADCAST_ID: i64 = -1;
@@ -39,10 +37,23 @@ pub struct Stream {
     watches: BTreeMap<i64, Watch>,
     /// Highest revision a stream-wide progress answer has promised since the last watch was created.
     promised: i64,
-    /// Progress requests that were neither answered nor given up.
+    /// Progress requests since the last watch was created that were not answered yet, or were dropped.
     unanswered: usize,
+    /// Such requests from before that watch: an answer to one of them says nothing about it.
+    stale: usize,
+    /// The revision at which the last watch was created; no stale answer is above it.
+    created_at: i64,
     violations: Vec<String>,
     ended: bool,
+}
+
+/// Whether a stream has shown everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caught {
+    Up,
+    /// A watch of the stream starts above the current revision, which holds back every progress answer: what the
+    /// others have delivered so far is a matter of timing.
+    WaitsForTheFuture,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +100,8 @@ impl Stream {
             watches: BTreeMap::new(),
             promised: 0,
             unanswered: 0,
+            stale: 0,
+            created_at: 0,
             violations: Vec::new(),
             ended: false,
         }
@@ -101,16 +114,18 @@ impl Stream {
 
     /// Creates a watch and shows its confirmation; what other watches deliver meanwhile is kept for later.
     pub async fn watch(&mut self, request: WatchCreateRequest, names: &Names) -> Result<String> {
-        self.settle_progress().await;
         let mut watch =
             Watch { start_revision: request.start_revision, fragment: request.fragment, ..Watch::default() };
         self.send(RequestUnion::CreateRequest(request)).await?;
         let Some(confirmation) = self.read_until(|response| response.created).await? else {
             return Ok("no confirmation".into());
         };
+        self.created_at = confirmation.header.map_or(0, |header| header.revision);
+        self.stale += std::mem::take(&mut self.unanswered);
+        self.promised = 0;
         if !confirmation.canceled {
             if watch.start_revision == 0 {
-                watch.start_revision = confirmation.header.map_or(0, |header| header.revision) + 1;
+                watch.start_revision = self.created_at + 1;
             }
             self.watches.insert(confirmation.watch_id, watch);
         }
@@ -136,17 +151,6 @@ impl Stream {
     async fn ask_progress(&mut self) -> Result<()> {
         self.unanswered += 1;
         self.send(RequestUnion::ProgressRequest(WatchProgressRequest {})).await
-    }
-
-    /// A late answer must not be taken for a promise about a watch that was created after the question.
-    async fn settle_progress(&mut self) {
-        let deadline = Instant::now() + PROGRESS_LATE_MAX;
-        while self.unanswered > 0 {
-            let Some(message) = self.receive(deadline).await else { break };
-            self.keep(message);
-        }
-        self.unanswered = 0;
-        self.promised = 0;
     }
 
     /// The next `count` responses, as they came.
@@ -186,18 +190,21 @@ impl Stream {
         self.shown(text)
     }
 
-    /// Reads until everything up to `head` has arrived, and keeps it. A stream with a watch that starts above `head`
-    /// cannot be asked and is left as it is.
-    pub async fn catch_up(&mut self, head: i64) -> Result<()> {
+    /// Reads until everything up to `head` has arrived, and keeps it.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn catch_up(&mut self, head: i64) -> Result<Caught> {
         let deadline = Instant::now() + ANSWER_DEADLINE;
         self.drop_compacted().await?;
         while !self.ended && !self.watches.is_empty() && self.promised < head {
             if self.watches.values().any(|watch| watch.start_revision > head) {
-                return Ok(());
+                return Ok(Caught::WaitsForTheFuture);
             }
             self.ask_progress().await?;
             let retry = Instant::now() + PROGRESS_RETRY;
-            while self.promised < head {
+            let stale = self.stale;
+            while self.promised < head && self.stale == stale {
                 let Some(message) = self.receive(retry).await else { break };
                 self.keep(message);
                 self.drop_compacted().await?;
@@ -206,7 +213,7 @@ impl Stream {
                 bail!("the stream does not catch up with revision {head}");
             }
         }
-        Ok(())
+        Ok(Caught::Up)
     }
 
     /// etcd keeps a compacted watch registered, which holds back progress, until the client cancels it.
@@ -260,8 +267,7 @@ impl Stream {
     fn check(&mut self, response: &WatchResponse) {
         let header_revision = response.header.as_ref().map_or(0, |header| header.revision);
         if render::is_progress(response) && response.watch_id == BROADCAST_ID {
-            self.promised = self.promised.max(header_revision);
-            self.unanswered = self.unanswered.saturating_sub(1);
+            self.check_progress(header_revision);
         }
         let Some(watch) = self.watches.get_mut(&response.watch_id) else { return };
         watch.compacted |= response.compact_revision != 0;
@@ -294,6 +300,17 @@ impl Stream {
             violation(format!("got revision {} under header {header_revision}", watch.last_revision));
         }
         watch.in_fragments = response.fragment;
+    }
+
+    /// Answers come in the order of the questions, so one above `created_at` ends the stale ones.
+    fn check_progress(&mut self, revision: i64) {
+        if self.stale > 0 && revision <= self.created_at {
+            self.stale -= 1;
+            return;
+        }
+        self.stale = 0;
+        self.unanswered = self.unanswered.saturating_sub(1);
+        self.promised = self.promised.max(revision);
     }
 
     fn shown(&mut self, text: String) -> String {

@@ -136,6 +136,15 @@ impl Transcript {
         Ok(transcript)
     }
 
+    /// The commands of the whole file, in order.
+    pub fn commands(&self) -> Vec<Command> {
+        let steps = self.blocks.iter().filter_map(|block| match block {
+            Block::Step(step) => Some(&step.commands),
+            Block::Text(_) => None,
+        });
+        steps.flatten().cloned().collect()
+    }
+
     fn text(&mut self, line: usize, text: &str) -> Result<()> {
         if let Some(option) = text.strip_prefix("@server ") {
             self.option(option).with_context(|| self.place(line))?;
