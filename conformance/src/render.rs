@@ -2,8 +2,8 @@
 //! against what it picked before and shown as a name.
 //!
 //! Named exceptions, complete: cluster and member ids, raft terms and indexes, database sizes and whole-file hashes,
-//! lease ids the server picked, remaining lease times, the order of a lease's keys (a Go map's there), auth tokens,
-//! member names and addresses.
+//! lease ids the server picked, remaining lease times, the order of alarms and of a lease's keys (Go maps there), auth
+//! tokens, member names and addresses.
 
 use proto::authpb::Permission;
 use proto::etcdserverpb::response_op::Response;
@@ -147,19 +147,15 @@ impl Names {
     }
 
     pub fn alarm(&self, response: &AlarmResponse) -> String {
-        let mut text = self.header(response.header.as_ref());
-        for alarm in &response.alarms {
-            text.push_str(&format!(
-                "\n  {} {}",
-                print::alarm_type(alarm.alarm()),
-                self.member(alarm.member_id)
-            ));
-        }
-        text
+        let alarms = response.alarms.iter();
+        let named = alarms.map(|alarm| (print::alarm_type(alarm.alarm()), self.member(alarm.member_id)));
+        let mut lines: Vec<String> = named.map(|(kind, member)| format!("\n  {kind} {member}")).collect();
+        lines.sort();
+        self.header(response.header.as_ref()) + &lines.concat()
     }
 
     pub fn status(&self, response: &StatusResponse) -> String {
-        let positive = |value: i64| if value > 0 { "*".into() } else { value.to_string() };
+        let size = |value: i64| if value >= 0 { "*".into() } else { value.to_string() };
         let raft = response.raft_index > 0
             && response.raft_applied_index > 0
             && response.raft_applied_index <= response.raft_index
@@ -172,8 +168,8 @@ impl Names {
             response.storage_version,
             self.member(response.leader),
             if raft { "*" } else { "inconsistent" },
-            positive(response.db_size),
-            positive(response.db_size_in_use),
+            size(response.db_size),
+            size(response.db_size_in_use),
             response.db_size_quota,
             response.is_learner,
             downgrade.map_or("(none)".into(), |info| format!("{}:{}", info.enabled, info.target_version)),

@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_millis(10);
 /// Another process can take a free port between our look and the server's bind.
 const PORT_ATTEMPTS: usize = 5;
 const LOG_LINES_SHOWN: usize = 20;
+/// etcd's quota when none is given; kine has none, so it is told.
+const ETCD_QUOTA_BYTES: u64 = 2 << 30;
 /// Where development keeps the upstream executables.
 const BIN_DIR_FALLBACK: &str = "/tmp/up/bin";
 
@@ -37,6 +39,13 @@ pub enum Flavor {
     Etcd,
     KineSqlite,
     KineMemory,
+}
+
+impl Flavor {
+    /// Whether a restarted server still knows what the one before it knew.
+    pub fn survives_restart(self) -> bool {
+        self != Self::KineMemory
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -241,9 +250,8 @@ impl Server {
         if let Some(interval) = self.options.progress_interval {
             command.arg(format!("--watch-progress-notify-interval={}ms", interval.as_millis()));
         }
-        if let Some(bytes) = self.options.quota_bytes {
-            command.arg(format!("--quota-backend-bytes={bytes}"));
-        }
+        let quota = self.options.quota_bytes.unwrap_or(ETCD_QUOTA_BYTES);
+        command.arg(format!("--quota-backend-bytes={quota}"));
         if !self.options.durable {
             command.arg("--unsafe-no-fsync");
         }

@@ -19,10 +19,11 @@ fn check(name: &str, flavor: Flavor) {
 }
 
 macro_rules! transcripts {
-    ($flavors:tt: $($name:ident)*) => {
-        $(transcripts!(@each $name $flavors);)*
-        const NAMES: &[&str] = &[$(stringify!($name)),*];
+    ($([$($module:ident: $flavor:ident),*]: $($name:ident)*;)*) => {
+        $(transcripts!(@group [$($module: $flavor),*] $($name)*);)*
+        const NAMES: &[&str] = &[$($(stringify!($name)),*),*];
     };
+    (@group $flavors:tt $($name:ident)*) => { $(transcripts!(@each $name $flavors);)* };
     (@each $name:ident [$($module:ident: $flavor:ident),*]) => {
         mod $name {
             $(#[test]
@@ -34,10 +35,11 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    [etcd: Etcd]:
-    alarm auth compaction compaction_fresh delete errors kubernetes lease lease_expiry limits maintenance put quota range range_sort
-    range_stream restart txn txn_compare txn_duplicate txn_limits txn_nested watch watch_fragment watch_ids
-    watch_interval watch_past watch_progress
+    [etcd: Etcd, sqlite: KineSqlite, memory: KineMemory]:
+        alarm compaction compaction_fresh delete errors hash kubernetes lease lease_expiry limits maintenance put quota
+        range range_sort range_stream restart txn txn_compare txn_duplicate txn_limits txn_nested watch watch_fragment
+        watch_ids watch_interval watch_past watch_progress;
+    [etcd: Etcd]: auth;
 }
 
 #[test]
