@@ -28,3 +28,19 @@ pub mod v3lockpb {
 pub mod v3electionpb {
     tonic::include_proto!("v3electionpb");
 }
+
+/// The contract as data: what messages, services and methods there are.
+pub mod descriptors {
+    use prost_reflect::DescriptorPool;
+    use std::sync::LazyLock;
+
+    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+        let encoded = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+        DescriptorPool::decode(encoded.as_slice()).expect("the descriptors were checked when this was built")
+    });
+
+    /// Decoded at its first use.
+    pub fn pool() -> &'static DescriptorPool {
+        &POOL
+    }
+}
