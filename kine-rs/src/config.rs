@@ -1,7 +1,9 @@
 //! What a server is started with: plain data, parsed and checked before anything is opened.
 
 use crate::api::Limits;
+use crate::auto_compaction::AutoCompaction;
 use crate::backend::Endpoint;
+use crate::metrics::rows::Slow;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,13 +18,18 @@ pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Config {
     pub endpoint: Endpoint,
+    /// Everything is served here; TCP is TLS if `tls` is there, a Unix socket never.
     pub listen: Vec<Listen>,
     pub tls: Option<Tls>,
-    /// Where `/metrics` is served; `None`: nowhere but on the client listeners.
-    pub metrics: Option<SocketAddr>,
+    /// Listeners beside `listen`, each with a protocol and a part of what is served.
+    pub others: Vec<Listener>,
     pub limits: Limits,
     pub cache_bytes: usize,
     pub progress_interval: Duration,
+    pub auto_compaction: Option<AutoCompaction>,
+    pub slow: Slow,
+    pub http: Http,
+    pub connections: Connections,
     pub version: String,
     pub member_name: String,
     pub client_urls: Vec<String>,
@@ -35,6 +42,52 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+impl std::fmt::Display for Listen {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listen::Tcp(address) => address.fmt(out),
+            Listen::Unix(path) => write!(out, "unix://{}", path.display()),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub at: Listen,
+    /// Needs `Config::tls`.
+    pub tls: bool,
+    pub serves: Serves,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    Everything,
+    Grpc,
+    /// The JSON gateway and what `Metrics` has.
+    Http,
+    /// Health, version and metrics.
+    Metrics,
+}
+
+/// What plain HTTP may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    pub gateway: bool,
+    /// Origins whose pages may call; `*`: all.
+    pub cors: Vec<String>,
+    /// Host names a client without TLS may use; `*`: all.
+    pub host_whitelist: Vec<String>,
+}
+
+/// etcd's defaults: a ping every two hours, twenty seconds for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    pub concurrent_streams_max: u32,
+    /// `None`: never ping.
+    pub ping_interval: Option<Duration>,
+    pub ping_timeout: Duration,
+}
+
 /// Certificates of the client listeners; read again at a handshake when the files have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
@@ -44,16 +97,36 @@ pub struct Tls {
     pub trusted_ca_file: Option<PathBuf>,
 }
 
+impl Default for Http {
+    fn default() -> Self {
+        Http { gateway: true, cors: vec!["*".to_owned()], host_whitelist: vec!["*".to_owned()] }
+    }
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Connections {
+            concurrent_streams_max: u32::MAX,
+            ping_interval: Some(Duration::from_secs(2 * 60 * 60)),
+            ping_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
             endpoint: Endpoint::sqlite("./db/state.db"),
             listen: vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 2379)))],
             tls: None,
-            metrics: None,
+            others: Vec::new(),
             limits: Limits::default(),
             cache_bytes: CACHE_BYTES,
             progress_interval: PROGRESS_INTERVAL,
+            auto_compaction: None,
+            slow: Slow::default(),
+            http: Http::default(),
+            connections: Connections::default(),
             version: EMULATED_ETCD_VERSION.to_owned(),
             member_name: "kine".to_owned(),
             client_urls: Vec::new(),

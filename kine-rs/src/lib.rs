@@ -8,11 +8,14 @@
 
 pub mod api;
 pub mod apply;
+pub mod auto_compaction;
 pub mod backend;
 pub mod bbolt;
 pub mod config;
 pub mod embed;
+pub mod flags;
 pub mod lease;
+pub mod metrics;
 pub mod mvcc;
 pub mod rows;
 pub mod server;

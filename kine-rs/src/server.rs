@@ -5,12 +5,15 @@
 //! the store last.
 
 mod http;
+mod measured;
 mod service;
 mod tls;
 
 use crate::api::{About, Api};
+use crate::auto_compaction::{self, AutoCompaction};
 use crate::backend::OpenError;
-use crate::config::{Config, Listen};
+use crate::config::{Config, Connections, Http, Listen, Listener, Serves};
+use crate::metrics::Metrics;
 use crate::store::{Options, Store, Threads};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -31,9 +34,6 @@ use tokio::task::JoinSet;
 const CONNECTIONS_MAX: usize = 32 << 10;
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// etcd's keepalive: a ping every two hours, twenty seconds for the answer.
-const PING_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Windows large enough that a list is not held up by round trips.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
@@ -50,14 +50,24 @@ pub enum StartError {
     Tls(#[from] tls::TlsError),
     #[error("no listen address is given")]
     NoListener,
+    #[error("{0} is to speak TLS, but no certificate is given")]
+    NoCertificate(String),
 }
 
 pub struct App {
     api: Api,
     threads: Threads,
-    listeners: Vec<Bound>,
-    metrics: Option<TcpListener>,
+    doors: Vec<Door>,
+    auto_compaction: Option<AutoCompaction>,
+    http: Arc<Http>,
+    connections: Connections,
+}
+
+/// A bound listener, what it speaks and what it serves.
+struct Door {
+    bound: Bound,
     tls: Option<Acceptor>,
+    serves: Serves,
 }
 
 enum Bound {
@@ -73,17 +83,29 @@ impl App {
             return Err(StartError::NoListener);
         }
         let tls = config.tls.as_ref().map(Acceptor::new).transpose()?;
-        // Sockets before the store: a port in use is the cheaper mistake to find.
-        let mut listeners = Vec::new();
-        for listen in &config.listen {
-            listeners.push(Bound::listen(listen).await?);
+        let mut wanted: Vec<Listener> = Vec::new();
+        for at in &config.listen {
+            let tls = tls.is_some() && matches!(at, Listen::Tcp(_));
+            wanted.push(Listener { at: at.clone(), tls, serves: Serves::Everything });
         }
-        let metrics = match config.metrics {
-            Some(address) => Some(bind_tcp(address).await?),
-            None => None,
+        wanted.extend(config.others);
+        // Sockets before the store: a port in use is the cheaper mistake to find.
+        let mut doors = Vec::new();
+        for listener in wanted {
+            let tls = match (listener.tls, &tls) {
+                (true, Some(acceptor)) => Some(acceptor.clone()),
+                (true, None) => return Err(StartError::NoCertificate(listener.at.to_string())),
+                (false, _) => None,
+            };
+            let bound = Bound::listen(&listener.at).await?;
+            doors.push(Door { bound, tls, serves: listener.serves });
+        }
+        let options = Options {
+            cache_bytes: config.cache_bytes,
+            progress_interval: config.progress_interval,
+            metrics: Arc::new(Metrics::default()),
+            slow: config.slow,
         };
-        let options =
-            Options { cache_bytes: config.cache_bytes, progress_interval: config.progress_interval };
         let endpoint = config.endpoint.clone();
         let (store, threads) = tokio::task::spawn_blocking(move || Store::open(&endpoint, &options))
             .await
@@ -94,14 +116,22 @@ impl App {
             client_urls: config.client_urls,
             peer_urls: config.peer_urls,
         });
-        Ok(App { api: Api { store, limits: config.limits, about }, threads, listeners, metrics, tls })
+        Ok(App {
+            api: Api { store, limits: config.limits, about },
+            threads,
+            doors,
+            auto_compaction: config.auto_compaction,
+            http: Arc::new(config.http),
+            connections: config.connections,
+        })
     }
 
-    /// The TCP addresses in use: tells the port where the configuration said 0.
+    /// The TCP addresses clients use: tells the port where the configuration said 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners
+        self.doors
             .iter()
-            .filter_map(|bound| match bound {
+            .filter(|door| matches!(door.serves, Serves::Everything | Serves::Grpc))
+            .filter_map(|door| match &door.bound {
                 Bound::Tcp(listener) => listener.local_addr().ok(),
                 Bound::Unix(..) => None,
             })
@@ -111,23 +141,19 @@ impl App {
     /// Serves until `stop` is done; then lets requests under way finish for at most `grace` (asked at that moment), and
     /// closes the store.
     pub async fn serve(self, stop: impl Future<Output = ()>, grace: impl FnOnce() -> Duration) {
-        let App { api, threads, listeners, metrics, tls } = self;
+        let App { api, threads, doors, auto_compaction, http, connections } = self;
         let (closing, closed) = watch::channel(false);
         let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
-        let faces = Faces::new(api.clone());
-        let mut acceptors = JoinSet::new();
-        for listener in listeners {
-            let accept = Accept {
-                faces: faces.clone(),
-                tls: tls.clone(),
-                slots: slots.clone(),
-                closed: closed.clone(),
-            };
-            acceptors.spawn(accept.run(listener));
+        let mut background = JoinSet::new();
+        if let Some(options) = auto_compaction {
+            background.spawn(auto_compaction::run(options, api.store.clone()));
         }
-        if let Some(listener) = metrics {
-            let accept = Accept { faces: faces.plain_only(), tls: None, slots, closed };
-            acceptors.spawn(accept.run(Bound::Tcp(listener)));
+        let faces = Faces::new(api.clone(), http);
+        let mut acceptors = JoinSet::new();
+        for Door { bound, tls, serves } in doors {
+            let faces = faces.serving(serves, tls.is_some());
+            let accept = Accept { faces, tls, connections, slots: slots.clone(), closed: closed.clone() };
+            acceptors.spawn(accept.run(bound));
         }
         stop.await;
         let grace = grace();
@@ -139,6 +165,7 @@ impl App {
             tracing::info!("closing connections that are still busy after {grace:?}");
         }
         acceptors.shutdown().await;
+        background.shutdown().await;
         tokio::task::spawn_blocking(|| threads.stop())
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
@@ -193,12 +220,14 @@ fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
 struct Accept {
     faces: Faces,
     tls: Option<Acceptor>,
+    connections: Connections,
     slots: Arc<tokio::sync::Semaphore>,
     closed: watch::Receiver<bool>,
 }
 
 impl Accept {
     async fn run(mut self, listener: Bound) {
+        let options = self.connections;
         let mut connections = JoinSet::new();
         loop {
             let slot = self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -209,7 +238,7 @@ impl Accept {
                             let (faces, closed, acceptor) = (self.faces.clone(), self.closed.clone(), acceptor.clone());
                             connections.spawn(async move {
                                 match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                                    Ok(Ok(stream)) => serve(stream, faces, closed).await,
+                                    Ok(Ok(stream)) => serve(stream, faces, options, closed).await,
                                     Ok(Err(error)) => {
                                         tracing::warn!(%error, "rejected connection on client endpoint");
                                     }
@@ -219,11 +248,11 @@ impl Accept {
                             });
                         }
                         None => {
-                            connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), self.closed.clone())));
+                            connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), options, self.closed.clone())));
                         }
                     },
                     Ok(Accepted::Unix(stream)) => {
-                        connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), self.closed.clone())));
+                        connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), options, self.closed.clone())));
                     }
                     Err(error) => {
                         // Out of descriptors, most likely: serve what is there and try again when something ends.
@@ -274,18 +303,19 @@ async fn accept(listener: &Bound) -> std::io::Result<Accepted> {
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     faces: Faces,
+    options: Connections,
     mut closed: watch::Receiver<bool>,
 ) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(u32::MAX)
+        .max_concurrent_streams(options.concurrent_streams_max)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
+        .keep_alive_interval(options.ping_interval)
+        .keep_alive_timeout(options.ping_timeout);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
     let connection = builder.serve_connection(TokioIo::new(stream), faces);
     tokio::pin!(connection);

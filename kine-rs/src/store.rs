@@ -7,9 +7,11 @@ use crate::apply::{ApplyError, Command, Identity, Machine, Reply};
 use crate::backend::{Endpoint, OpenError, Opened, Proposal, Weight, Writer};
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
+use crate::metrics::Metrics;
+use crate::metrics::rows::{MeasuredReader, MeasuredWriter, Slow};
 use crate::mvcc::range::Values;
 use crate::mvcc::{ReadView, State, Version};
-use crate::rows::{ReadError, RowReader, Size};
+use crate::rows::{ReadError, RowReader, RowWriter, Size};
 use crate::watch::{Hub, HubHandle};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -29,6 +31,8 @@ pub struct Options {
     /// Budget of the value cache.
     pub cache_bytes: usize,
     pub progress_interval: Duration,
+    pub metrics: Arc<Metrics>,
+    pub slow: Slow,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,7 @@ struct Inner {
     hub: HubHandle,
     allocated: Arc<AtomicU64>,
     waiting_bytes: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
 }
 
 /// The threads behind a store.
@@ -70,6 +75,10 @@ impl Store {
     /// Opens the endpoint and starts serving it. Blocks while the index is rebuilt.
     pub fn open(endpoint: &Endpoint, options: &Options) -> Result<(Store, Threads), OpenError> {
         let Opened { writer: rows, reader, state, identity } = endpoint.open()?;
+        let (metrics, slow) = (options.metrics.clone(), options.slow);
+        let rows: Box<dyn RowWriter> = Box::new(MeasuredWriter { rows, metrics: metrics.clone(), slow });
+        let reader: Arc<dyn RowReader> =
+            Arc::new(MeasuredReader { rows: reader, metrics: metrics.clone(), slow });
         let lessor = Arc::new(Lessor::default());
         let now = Instant::now();
         for (id, granted) in state.lease_ids() {
@@ -103,13 +112,14 @@ impl Store {
                 hub: hub_handle,
                 allocated,
                 waiting_bytes: waiting_bytes.clone(),
+                metrics: metrics.clone(),
             }),
         };
         let threads = Threads {
             store: store.clone(),
             writer: start("kine-writer", move || writer.run()),
             hub: start("kine-watch", move || hub.run()),
-            expiry: start("kine-expiry", move || expire(&lessor, &proposals, &waiting_bytes)),
+            expiry: start("kine-expiry", move || expire(&lessor, &proposals, &waiting_bytes, &metrics)),
         };
         Ok((store, threads))
     }
@@ -129,6 +139,15 @@ impl Store {
 
     pub fn hub(&self) -> &HubHandle {
         &self.inner.hub
+    }
+
+    /// Commands that wait for the writer.
+    pub fn proposals_pending(&self) -> usize {
+        self.inner.proposals.max_capacity() - self.inner.proposals.capacity()
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.inner.metrics
     }
 
     pub fn reader(&self) -> &Arc<dyn RowReader> {
@@ -173,9 +192,12 @@ impl Store {
 
     async fn ask<T>(&self, proposal: impl FnOnce(oneshot::Sender<T>) -> Proposal) -> Result<T, ProposeError> {
         let (reply, answer) = oneshot::channel();
-        self.inner.proposals.try_send(proposal(reply)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ProposeError::TooMany,
-            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+        self.inner.proposals.try_send(proposal(reply)).map_err(|error| {
+            self.inner.metrics.proposals_failed.inc();
+            match error {
+                mpsc::error::TrySendError::Full(_) => ProposeError::TooMany,
+                mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+            }
         })?;
         answer.await.map_err(|_| ProposeError::Stopped)
     }
@@ -209,8 +231,14 @@ fn join(thread: JoinHandle<()>) {
 }
 
 /// Turns deadlines that have passed into ordinary revokes.
-fn expire(lessor: &Lessor, proposals: &mpsc::Sender<Proposal>, waiting_bytes: &Arc<AtomicUsize>) {
+fn expire(
+    lessor: &Lessor,
+    proposals: &mpsc::Sender<Proposal>,
+    waiting_bytes: &Arc<AtomicUsize>,
+    metrics: &Metrics,
+) {
     while let Some(due) = lessor.wait_due() {
+        metrics.leases.expired.inc_by(due.len() as u64);
         for id in due {
             let command = Command::LeaseRevoke { id };
             let weight = Weight::add(waiting_bytes, &command, usize::MAX).expect("no bound is given");

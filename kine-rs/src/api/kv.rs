@@ -33,6 +33,7 @@ impl Kv for Api {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let request = request.into_inner();
         check_range(&request)?;
+        self.store.metrics().operations.ranges.inc();
         self.read_range(request).await.map(Response::new)
     }
 
@@ -62,7 +63,10 @@ impl Kv for Api {
         self.check_quota(put_cost(&request)).await?;
         own(&mut request);
         match self.store.propose(Command::Put(request)).await? {
-            Reply::Put(response) => Ok(Response::new(response)),
+            Reply::Put(response) => {
+                self.store.metrics().operations.puts.inc();
+                Ok(Response::new(response))
+            }
             other => unreachable!("a put is answered with a put, not {other:?}"),
         }
     }
@@ -75,7 +79,10 @@ impl Kv for Api {
         check_delete(&request)?;
         self.check_size(&request)?;
         match self.store.propose(Command::DeleteRange(request)).await? {
-            Reply::DeleteRange(response) => Ok(Response::new(response)),
+            Reply::DeleteRange(response) => {
+                self.store.metrics().operations.deletes.inc();
+                Ok(Response::new(response))
+            }
             other => unreachable!("a delete is answered with a delete, not {other:?}"),
         }
     }
@@ -84,13 +91,18 @@ impl Kv for Api {
         let mut request = request.into_inner();
         check_txn(&request, self.limits.txn_operations_max)?;
         if is_read_only(&request) {
-            return self.read_txn(request).await.map(Response::new);
+            let response = self.read_txn(request).await?;
+            self.store.metrics().operations.count_txn(&response.responses);
+            return Ok(Response::new(response));
         }
         self.check_size(&request)?;
         self.check_quota(txn_cost(&request)).await?;
         own_puts(&mut request);
         match self.store.propose(Command::Txn(request)).await? {
-            Reply::Txn(response) => Ok(Response::new(response)),
+            Reply::Txn(response) => {
+                self.store.metrics().operations.count_txn(&response.responses);
+                Ok(Response::new(response))
+            }
             other => unreachable!("a transaction is answered with a transaction, not {other:?}"),
         }
     }

@@ -66,6 +66,9 @@ impl Lease for Api {
                 // The header first: it must not be newer than the renewal.
                 let header = Some(api.store.identity().header(api.store.view().revision));
                 let ttl = api.store.lessor().renew(id, Instant::now()).unwrap_or(0);
+                if ttl > 0 {
+                    api.store.metrics().leases.renewed.inc();
+                }
                 yield LeaseKeepAliveResponse { header, id, ttl };
             }
         })))

@@ -1,8 +1,11 @@
 //! One service for everything a client port answers: gRPC by service name, the rest to the plain endpoints.
 
-use super::http::plain;
+use super::http::{allow_origin, plain, refuse};
+use super::measured::{Received, Sent};
 use crate::api::watch::WatchServer;
 use crate::api::{Api, Authority};
+use crate::config::{Http, Serves};
+use crate::metrics::grpc::Call;
 use ::http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use proto::etcdserverpb::cluster_server::ClusterServer;
@@ -12,6 +15,7 @@ use proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower_service::Service;
@@ -26,11 +30,14 @@ pub struct Faces {
     lease: LeaseServer<Api>,
     cluster: ClusterServer<Api>,
     maintenance: MaintenanceServer<Api>,
-    grpc: bool,
+    http: Arc<Http>,
+    serves: Serves,
+    /// The connection is encrypted.
+    secure: bool,
 }
 
 impl Faces {
-    pub fn new(api: Api) -> Self {
+    pub fn new(api: Api, http: Arc<Http>) -> Self {
         let decode_max = api.limits.message_bytes_max();
         let encode_max = usize::MAX;
         Faces {
@@ -44,16 +51,45 @@ impl Faces {
             cluster: ClusterServer::new(api.clone()).max_decoding_message_size(decode_max),
             maintenance: MaintenanceServer::new(api.clone()).max_decoding_message_size(decode_max),
             api,
-            grpc: true,
+            http,
+            serves: Serves::Everything,
+            secure: false,
         }
     }
 
-    /// The same without gRPC: for the metrics listener.
-    pub fn plain_only(&self) -> Self {
-        Faces { grpc: false, ..self.clone() }
+    /// The same for a listener that serves this much.
+    pub fn serving(&self, serves: Serves, secure: bool) -> Self {
+        Faces { serves, secure, ..self.clone() }
     }
 
-    fn grpc(&self, request: Request<Incoming>) -> Answer {
+    /// Answers one gRPC call, counted and measured.
+    pub fn grpc(&self, request: Request<Body>) -> Answer {
+        let grpc = &self.api.store.metrics().grpc;
+        match grpc.method(request.uri().path()) {
+            Some(method) => {
+                let call = Call::start(method.clone());
+                let request = request.map(|body| Received::body(body, call.method().clone(), grpc));
+                let (answer, sent_bytes) = (self.route(request), grpc.sent_bytes.clone());
+                Box::pin(async move { Ok(Sent::response(answer.await?, call, sent_bytes)) })
+            }
+            None => self.route(request),
+        }
+    }
+
+    fn http(&self, request: Request<Body>) -> Answer {
+        let faces = self.clone();
+        Box::pin(async move {
+            let asked = request.headers().clone();
+            let mut response = match refuse(&faces.http, &request, faces.secure) {
+                Some(response) => response,
+                None => plain(&faces.api, request).await,
+            };
+            allow_origin(&faces.http, &asked, response.headers_mut());
+            Ok(response)
+        })
+    }
+
+    fn route(&self, request: Request<Body>) -> Answer {
         let path = request.uri().path();
         let service =
             path.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(service, _)| service);
@@ -107,14 +143,11 @@ impl hyper::service::Service<Request<Incoming>> for Faces {
             .headers()
             .get(CONTENT_TYPE)
             .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-        if is_grpc && self.grpc {
-            return self.grpc(request);
+        match (is_grpc, self.serves) {
+            (true, Serves::Everything | Serves::Grpc) => self.grpc(request.map(Body::new)),
+            (true, _) | (false, Serves::Grpc) => Box::pin(async { Ok(status_only(StatusCode::NOT_FOUND)) }),
+            (false, _) => self.http(request.map(Body::new)),
         }
-        if is_grpc {
-            return Box::pin(async { Ok(status_only(StatusCode::NOT_FOUND)) });
-        }
-        let api = self.api.clone();
-        Box::pin(async move { Ok(plain(&api, request).await) })
     }
 }
 

@@ -19,7 +19,7 @@ use proto::mvccpb::KeyValue;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -114,11 +114,23 @@ pub(super) enum Outcome {
 pub struct HubHandle {
     mailbox: mpsc::Sender<Message>,
     next_stream: Arc<AtomicU64>,
+    counts: Arc<SharedCounts>,
+}
+
+/// How many there are now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub streams: usize,
+    pub watchers: usize,
 }
 
 impl HubHandle {
     pub fn publisher(&self) -> Publisher {
         Publisher { mailbox: self.mailbox.clone() }
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts.get()
     }
 
     /// Opens a stream; `None` when the hub has stopped.
@@ -139,6 +151,27 @@ impl HubHandle {
     pub fn stop(&self) {
         // Gone already: nothing to stop.
         drop(self.mailbox.blocking_send(Message::Stop));
+    }
+}
+
+/// Written by the hub, read by whoever asks; the two numbers need not be of the same moment.
+#[derive(Default)]
+struct SharedCounts {
+    streams: AtomicUsize,
+    watchers: AtomicUsize,
+}
+
+impl SharedCounts {
+    fn set(&self, counts: Counts) {
+        self.streams.store(counts.streams, Ordering::Relaxed);
+        self.watchers.store(counts.watchers, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Counts {
+        Counts {
+            streams: self.streams.load(Ordering::Relaxed),
+            watchers: self.watchers.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -219,6 +252,7 @@ struct Core {
     recent: Recent,
     jobs: JoinSet<()>,
     progress_watchers: usize,
+    counts: Arc<SharedCounts>,
 }
 
 struct Registered {
@@ -260,7 +294,9 @@ impl Hub {
         progress_interval: Duration,
     ) -> (Hub, HubHandle) {
         let (to_self, mailbox) = mpsc::channel(MAILBOX_MAX);
-        let handle = HubHandle { mailbox: to_self.clone(), next_stream: Arc::default() };
+        let handle =
+            HubHandle { mailbox: to_self.clone(), next_stream: Arc::default(), counts: Arc::default() };
+        let counts = handle.counts.clone();
         let revision = published.load().revision;
         let core = Core {
             identity,
@@ -276,6 +312,7 @@ impl Hub {
             recent: Recent::default(),
             jobs: JoinSet::new(),
             progress_watchers: 0,
+            counts,
         };
         (Hub { mailbox, core }, handle)
     }
@@ -315,6 +352,7 @@ impl Hub {
                 Some(message) => {
                     let idle_before = core.progress_watchers == 0;
                     core.handle(message);
+                    core.count();
                     if idle_before && core.progress_watchers > 0 {
                         tick = tokio::time::Instant::now() + core.progress_interval;
                     }
@@ -329,6 +367,10 @@ impl Hub {
 }
 
 impl Core {
+    fn count(&self) {
+        self.counts.set(Counts { streams: self.streams.len(), watchers: self.watchers.len() });
+    }
+
     fn handle(&mut self, message: Message) {
         match message {
             Message::Publish { revision, changesets } => self.publish(revision, changesets),
