@@ -32,10 +32,12 @@ impl Api {
         mut requests: Streaming<WatchRequest>,
     ) -> impl Responses<Item = Result<Frame, Status>> + Send {
         async_stream::try_stream! {
+            // As etcd: a client that has no more requests still gets its events.
+            let mut more_requests = true;
             loop {
                 let next = tokio::select! {
                     item = stream.queue.pop() => Next::Send(item),
-                    request = next_request(&stream, &mut requests) => Next::Handle(request),
+                    request = next_request(&stream, &mut requests), if more_requests => Next::Handle(request),
                 };
                 match next {
                     Next::Send(Some(item)) => {
@@ -45,7 +47,7 @@ impl Api {
                     }
                     Next::Handle(request) => match request? {
                         Some(request) => handle(&stream, request).await,
-                        None => break,
+                        None => more_requests = false,
                     },
                     Next::Send(None) => break,
                 }

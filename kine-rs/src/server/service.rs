@@ -1,5 +1,6 @@
 //! One service for everything a client port answers: gRPC by service name, the rest to the plain endpoints.
 
+use super::gateway::{gateway, is_gateway};
 use super::http::{allow_origin, plain, refuse};
 use super::measured::{Received, Sent};
 use crate::api::watch::WatchServer;
@@ -76,12 +77,23 @@ impl Faces {
         }
     }
 
+    /// The largest message a client may send.
+    pub fn message_bytes_max(&self) -> usize {
+        self.api.limits.message_bytes_max()
+    }
+
     fn http(&self, request: Request<Body>) -> Answer {
         let faces = self.clone();
         Box::pin(async move {
             let asked = request.headers().clone();
             let mut response = match refuse(&faces.http, &request, faces.secure) {
                 Some(response) => response,
+                None if faces.http.gateway
+                    && faces.serves != Serves::Metrics
+                    && is_gateway(request.uri().path()) =>
+                {
+                    gateway(&faces, request).await
+                }
                 None => plain(&faces.api, request).await,
             };
             allow_origin(&faces.http, &asked, response.headers_mut());

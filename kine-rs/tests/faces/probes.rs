@@ -1,60 +1,11 @@
-//! What a client port answers besides gRPC: metrics, health, version, and the rules of who may ask.
+//! Metrics, health, version, and the rules of who may ask.
 
-use kine_rs::backend::Endpoint;
+use crate::server::{Server, ask};
 use kine_rs::config::{Config, Http, Listen, Listener, Serves};
-use kine_rs::embed::Datastore;
 use proto::etcdserverpb::kv_client::KvClient;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, PutRequest, alarm_request::AlarmAction};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
-
-struct Server {
-    datastore: Datastore,
-}
-
-struct Answer {
-    status: u16,
-    headers: String,
-    body: String,
-}
-
-impl Server {
-    fn start(config: Config) -> Server {
-        let listen = vec![Listen::Tcp(([127, 0, 0, 1], 0).into())];
-        let config = Config { endpoint: Endpoint::Memory, listen, ..config };
-        Server { datastore: Datastore::start(config).expect("the server starts") }
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.datastore.addresses()[0]
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address())
-    }
-
-    fn get(&self, path: &str) -> Answer {
-        ask(self.address(), &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n"), "")
-    }
-
-    fn stop(self) {
-        self.datastore.stop(Duration::from_secs(5));
-    }
-}
-
-/// One HTTP/1.1 exchange on a connection of its own.
-fn ask(address: SocketAddr, head: &str, body: &str) -> Answer {
-    let mut stream = TcpStream::connect(address).expect("the server listens");
-    let length = body.len();
-    write!(stream, "{head}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}").expect("sent");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("answered");
-    let (headers, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-    let status = headers.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    Answer { status, headers: headers.to_lowercase(), body: body.to_owned() }
-}
+use std::net::TcpListener;
 
 /// The value of a sample, by its name with its labels.
 fn sample(metrics: &str, name: &str) -> Option<f64> {

@@ -1,0 +1,5 @@
+//! What a client port answers besides gRPC.
+
+mod gateway;
+mod probes;
+mod server;
