@@ -283,8 +283,10 @@ impl Drop for Cluster {
 
 /// A link where that is possible: the executables together have hundreds of megabytes.
 fn copy_executable(from: &Path, to: &Path) {
-    if fs::hard_link(from, to).is_err() {
-        fs::copy(from, to).unwrap();
+    // The file itself: a link to a link leads into directories that the other user may not enter.
+    let from = fs::canonicalize(from).unwrap();
+    if fs::hard_link(&from, to).is_err() {
+        fs::copy(&from, to).unwrap();
     }
     fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
 }
