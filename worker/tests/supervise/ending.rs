@@ -13,7 +13,8 @@ const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 0.1; done";
 #[tokio::test]
 async fn stop_signal_comes_first_and_the_last_words_are_heard() {
     let bed = Bed::new();
-    let mut spec = sh("polite", "trap 'echo bye; exit 7' INT; echo up; while :; do sleep 0.01; done");
+    // The shell waits in `wait`, which a signal interrupts; a foreground child it would wait for first.
+    let mut spec = sh("polite", "trap 'echo bye; exit 7' INT; echo up; sleep 3600 & wait");
     spec.stop.signal = Signal::INT;
     spec.stop.grace = NEVER;
     let mut supervisor = bed.start(spec).await;
