@@ -95,6 +95,35 @@ pub struct Tls {
     pub key_file: PathBuf,
     /// Clients must show a certificate signed by one of these.
     pub trusted_ca_file: Option<PathBuf>,
+    /// Revoked certificates of clients, PEM or DER.
+    pub client_crl_file: Option<PathBuf>,
+    /// A client's certificate must be valid for one of these names; empty: any.
+    pub client_hostnames: Vec<String>,
+    pub version_min: TlsVersion,
+    pub version_max: TlsVersion,
+    /// Suites of TLS 1.2, by their IANA names; empty: all we have. Those of TLS 1.3 are not chosen, as in Go.
+    pub cipher_suites: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+impl Tls {
+    pub fn new(cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
+        Tls {
+            cert_file: cert_file.into(),
+            key_file: key_file.into(),
+            trusted_ca_file: None,
+            client_crl_file: None,
+            client_hostnames: Vec::new(),
+            version_min: TlsVersion::V1_2,
+            version_max: TlsVersion::V1_3,
+            cipher_suites: Vec::new(),
+        }
+    }
 }
 
 impl Default for Http {

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tls::Acceptor;
+pub use tls::{TlsError, self_signed};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -80,7 +81,7 @@ enum Bound {
 impl App {
     /// Opens the store and binds the sockets. Blocks while the store is opened.
     pub async fn bind(config: Config) -> Result<App, StartError> {
-        if config.listen.is_empty() {
+        if config.listen.is_empty() && config.others.is_empty() {
             return Err(StartError::NoListener);
         }
         let tls = config.tls.as_ref().map(Acceptor::new).transpose()?;

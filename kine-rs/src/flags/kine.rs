@@ -227,10 +227,10 @@ impl Args {
         }
         let endpoint = parse_endpoint(&self.endpoint)?;
         let endpoint = if self.unsafe_no_fsync { endpoint.without_fsync() } else { endpoint };
-        let tls = self.server_cert_file.zip(self.server_key_file).map(|(cert_file, key_file)| Tls {
-            cert_file,
-            key_file,
+        let files = self.server_cert_file.zip(self.server_key_file);
+        let tls = files.map(|(cert_file, key_file)| Tls {
             trusted_ca_file: self.trusted_ca_file,
+            ..Tls::new(cert_file, key_file)
         });
         let metrics_tls = tls.is_some() && !self.metrics_ignore_tls_config;
         let metrics = metrics_address(&self.metrics_bind_address, metrics_tls)?;

@@ -1,8 +1,13 @@
 //! TLS of the client listeners: certificates from files, read again when they change, client certificates when asked for.
 
-use crate::config::Tls;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+mod ciphers;
+mod clients;
+mod self_signed;
+
+pub use self_signed::self_signed;
+
+use crate::config::{Tls, TlsVersion};
+use rustls::{ServerConfig, SupportedProtocolVersion, version};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::{Path, PathBuf};
@@ -24,6 +29,16 @@ pub enum TlsError {
     Pair { cert: PathBuf, key: PathBuf, error: rustls::Error },
     #[error("client CA {path}: {detail}")]
     ClientCa { path: PathBuf, detail: String },
+    #[error("client host name {0:?} is not a name a certificate can have")]
+    Hostname(String),
+    #[error("unexpected TLS cipher suite {0:?}")]
+    CipherSuite(String),
+    #[error("none of the TLS cipher suites given is offered here, and TLS 1.3 is not allowed: {0:?}")]
+    NoCipherSuite(Vec<String>),
+    #[error("no TLS version is allowed: the lowest is above the highest")]
+    NoVersion,
+    #[error("a certificate for {dir} could not be made: {detail}")]
+    SelfSigned { dir: PathBuf, detail: String },
 }
 
 #[derive(Clone)]
@@ -63,33 +78,27 @@ impl Acceptor {
 
 fn stamp(options: &Tls) -> Vec<Option<SystemTime>> {
     let modified = |path: &PathBuf| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    [Some(&options.cert_file), Some(&options.key_file), options.trusted_ca_file.as_ref()]
+    let Tls { cert_file, key_file, trusted_ca_file, client_crl_file, .. } = options;
+    [Some(cert_file), Some(key_file), trusted_ca_file.as_ref(), client_crl_file.as_ref()]
         .into_iter()
         .map(|path| path.and_then(modified))
         .collect()
 }
 
 fn load(options: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = versions(options)?;
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    ciphers::choose(&mut provider.cipher_suites, options)?;
+    let provider = Arc::new(provider);
     let chain = certificates(&options.cert_file)?;
     let key = PrivateKeyDer::from_pem_file(&options.key_file)
         .map_err(|error| TlsError::Pem { path: options.key_file.clone(), error })?;
     let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports TLS 1.2 and 1.3");
+        .with_protocol_versions(&versions)
+        .expect("a suite is left for every version");
     let builder = match &options.trusted_ca_file {
         None => builder.with_no_client_auth(),
-        Some(path) => {
-            let failed = |detail: String| TlsError::ClientCa { path: path.clone(), detail };
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| failed(error.to_string()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .build()
-                .map_err(|error| failed(error.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+        Some(path) => builder.with_client_cert_verifier(clients::verifier(options, path, provider)?),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| TlsError::Pair {
         cert: options.cert_file.clone(),
@@ -98,6 +107,16 @@ fn load(options: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+fn versions(options: &Tls) -> Result<Vec<&'static SupportedProtocolVersion>, TlsError> {
+    let allowed = |version: &TlsVersion| (options.version_min..=options.version_max).contains(version);
+    let versions: Vec<_> = [(TlsVersion::V1_3, &version::TLS13), (TlsVersion::V1_2, &version::TLS12)]
+        .into_iter()
+        .filter(|(version, _)| allowed(version))
+        .map(|(_, supported)| supported)
+        .collect();
+    if versions.is_empty() { Err(TlsError::NoVersion) } else { Ok(versions) }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

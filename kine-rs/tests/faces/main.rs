@@ -3,3 +3,4 @@
 mod gateway;
 mod probes;
 mod server;
+mod tls;

@@ -20,13 +20,20 @@ pub struct Answer {
 
 impl Server {
     pub fn start(config: Config) -> Server {
-        let listen = vec![Listen::Tcp(([127, 0, 0, 1], 0).into())];
+        Server::start_at(vec![Listen::Tcp(([127, 0, 0, 1], 0).into())], config)
+    }
+
+    pub fn start_at(listen: Vec<Listen>, config: Config) -> Server {
         let config = Config { endpoint: Endpoint::Memory, listen, ..config };
         Server { datastore: Datastore::start(config).expect("the server starts") }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.datastore.addresses()[0]
+    }
+
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.datastore.addresses()
     }
 
     pub fn url(&self) -> String {
