@@ -2,10 +2,15 @@
 //!
 //! One file per service; etcd's error texts and codes are all in `error`. Nothing here knows a backend.
 
+pub mod auth;
+pub mod caller;
 pub mod cluster;
+pub mod contest;
+pub mod election;
 pub mod error;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
 pub mod watch;
 
@@ -55,6 +60,7 @@ pub struct Api {
     pub store: Store,
     pub limits: Limits,
     pub about: std::sync::Arc<About>,
+    pub auth: std::sync::Arc<caller::Authenticator>,
 }
 
 /// The `:authority` a client used, put into the request by the server.

@@ -3,14 +3,17 @@
 //! Deterministic: no clock, no randomness, no I/O but loading values, so every member and every backend that applies the same
 //! commands ends in the same state. Called by the backends' drivers; `txn` gives KV commands their meaning.
 
+use crate::auth::sessions::SessionChange;
+use crate::auth::{Access, Accounts, Caller, Change, Refusal, permit};
 use crate::mvcc::range::Values;
 use crate::mvcc::{Granted, State};
 use crate::rows::{Batch, Bucket, Changeset, ReadError, Recent, RecordWrite};
 use crate::txn::{EvaluateError, Transaction};
 use proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, CompactionResponse, DeleteRangeRequest,
-    DeleteRangeResponse, LeaseGrantResponse, LeaseRevokeResponse, PutRequest, PutResponse, RequestOp,
-    ResponseHeader, TxnRequest, TxnResponse, alarm_request::AlarmAction, request_op::Request,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, AuthenticateResponse, CompactionResponse,
+    DeleteRangeRequest, DeleteRangeResponse, LeaseGrantResponse, LeaseRevokeResponse, PutRequest,
+    PutResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse, alarm_request::AlarmAction,
+    request_op::Request,
 };
 use std::sync::Arc;
 
@@ -28,10 +31,24 @@ pub enum Command {
     Put(PutRequest),
     DeleteRange(DeleteRangeRequest),
     Txn(TxnRequest),
-    Compact { revision: i64 },
-    LeaseGrant { id: i64, ttl: i64 },
-    LeaseRevoke { id: i64 },
+    Compact {
+        revision: i64,
+    },
+    LeaseGrant {
+        id: i64,
+        ttl: i64,
+    },
+    LeaseRevoke {
+        id: i64,
+    },
     Alarm(AlarmRequest),
+    Accounts(Change),
+    /// A login whose password was compared while the accounts were at `auth_revision`.
+    Authenticate {
+        user: String,
+        token_prefix: String,
+        auth_revision: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -43,6 +60,8 @@ pub enum Reply {
     LeaseGrant(LeaseGrantResponse),
     LeaseRevoke(LeaseRevokeResponse),
     Alarm(AlarmResponse),
+    Accounts(ResponseHeader),
+    Authenticate(AuthenticateResponse),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +80,8 @@ pub enum ApplyError {
     NoSpace,
     #[error("a member is corrupt")]
     Corrupt,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     #[error(transparent)]
     Read(#[from] ReadError),
 }
@@ -106,28 +127,38 @@ pub struct Machine {
     pub state: State,
     /// What the commands applied since the last `take_batch` must store.
     batch: Batch,
+    /// What the same commands did to logins.
+    sessions: Vec<SessionChange>,
 }
 
 impl Machine {
     pub fn new(identity: Identity, state: State) -> Self {
-        Machine { identity, state, batch: Batch::default() }
+        Machine { identity, state, batch: Batch::default(), sessions: Vec::new() }
     }
 
     pub fn take_batch(&mut self) -> Batch {
         std::mem::take(&mut self.batch)
     }
 
+    pub fn take_sessions(&mut self) -> Vec<SessionChange> {
+        std::mem::take(&mut self.sessions)
+    }
+
     /// Goes back to `state`: what was applied since could not be stored.
     pub fn roll_back(&mut self, state: State) {
         self.state = state;
         self.batch = Batch::default();
+        self.sessions.clear();
     }
 
-    pub fn apply<V>(&mut self, command: Command, stored: &mut V) -> Result<Reply, ApplyError>
+    pub fn apply<V>(&mut self, caller: &Caller, command: Command, stored: &mut V) -> Result<Reply, ApplyError>
     where
         V: Values<Error = ReadError>,
     {
         self.check_alarms(&command)?;
+        if self.state.auth.enabled {
+            self.check_caller(caller, &command)?;
+        }
         match command {
             Command::Put(request) => {
                 self.transact(stored, |txn| txn.put(&request)).map(|mut response: PutResponse| {
@@ -151,6 +182,10 @@ impl Machine {
             Command::LeaseGrant { id, ttl } => self.grant(id, ttl),
             Command::LeaseRevoke { id } => self.revoke(id, stored),
             Command::Alarm(request) => Ok(Reply::Alarm(self.alarm(&request))),
+            Command::Accounts(change) => self.change_accounts(change),
+            Command::Authenticate { user, token_prefix, auth_revision } => {
+                self.authenticate(user, &token_prefix, auth_revision)
+            }
         }
     }
 
@@ -249,13 +284,60 @@ impl Machine {
         AlarmResponse { header: self.header(), alarms }
     }
 
+    fn change_accounts(&mut self, change: Change) -> Result<Reply, ApplyError> {
+        let mut accounts = Accounts::clone(&self.state.auth);
+        let touched = accounts.apply(change)?;
+        self.state.auth = Arc::new(accounts);
+        self.batch.records.extend(touched.records);
+        self.sessions.extend(touched.ended.map(SessionChange::End));
+        Ok(Reply::Accounts(self.identity.header(self.state.revision)))
+    }
+
+    fn authenticate(
+        &mut self,
+        user: String,
+        token_prefix: &str,
+        auth_revision: u64,
+    ) -> Result<Reply, ApplyError> {
+        self.state.auth.login(&user)?;
+        if auth_revision != self.state.auth.revision {
+            // The password may have changed since it was compared.
+            return Err(Refusal::OldRevision.into());
+        }
+        let token = format!("{token_prefix}.{}", self.state.next_location);
+        self.sessions.push(SessionChange::Begin { token: token.clone(), user });
+        Ok(Reply::Authenticate(AuthenticateResponse { header: self.header(), token }))
+    }
+
+    fn check_caller(&self, caller: &Caller, command: &Command) -> Result<(), Refusal> {
+        let state = &self.state;
+        match command {
+            Command::Put(request) => permit::put(state, caller, request),
+            Command::DeleteRange(request) => permit::delete_range(state, caller, request),
+            Command::Txn(request) => permit::txn(state, caller, request),
+            Command::LeaseRevoke { id } => permit::lease(state, caller, Access::Write, *id),
+            Command::LeaseGrant { .. } => state.auth.check_known(caller),
+            Command::Alarm(request) if request.action == AlarmAction::Get as i32 => {
+                state.auth.check_known(caller)
+            }
+            Command::Alarm(_) | Command::Compact { .. } | Command::Accounts(_) => {
+                state.auth.check_root(caller)
+            }
+            Command::Authenticate { .. } => Ok(()),
+        }
+    }
+
     /// What a raised alarm forbids: NOSPACE all that grows the store, CORRUPT all that changes keys or leases.
     fn check_alarms(&self, command: &Command) -> Result<(), ApplyError> {
         if self.state.alarms.is_empty() {
             return Ok(());
         }
         let raised = |wanted: AlarmType| self.state.alarms.iter().any(|(_, alarm)| *alarm == wanted as i32);
-        let changes = !matches!(command, Command::Alarm(_));
+        let changes = match command {
+            Command::Alarm(_) | Command::Accounts(_) | Command::Authenticate { .. } => false,
+            Command::Put(_) | Command::DeleteRange(_) | Command::Txn(_) => true,
+            Command::Compact { .. } | Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } => true,
+        };
         if raised(AlarmType::Corrupt) && changes {
             return Err(ApplyError::Corrupt);
         }

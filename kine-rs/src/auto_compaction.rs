@@ -5,6 +5,7 @@
 //! no clock; `run` drives it and proposes ordinary compactions. What the store says to a compaction is final: no retries.
 
 use crate::apply::Command;
+use crate::auth::Caller;
 use crate::store::{ProposeError, Store};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -59,7 +60,7 @@ pub async fn run(options: AutoCompaction, store: Store) {
         let view = store.view();
         let Some(revision) = plan.tick(view.revision, view.compact_revision) else { continue };
         drop(view);
-        match store.propose(Command::Compact { revision }).await {
+        match store.propose(Caller::Server, Command::Compact { revision }).await {
             Ok(_) => {
                 compactions.success.inc();
                 tracing::info!(revision, "finished auto compaction");

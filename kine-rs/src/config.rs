@@ -1,6 +1,7 @@
 //! What a server is started with: plain data, parsed and checked before anything is opened.
 
 use crate::api::Limits;
+use crate::auth;
 use crate::auto_compaction::AutoCompaction;
 use crate::backend::Endpoint;
 use crate::metrics::rows::Slow;
@@ -26,6 +27,7 @@ pub struct Config {
     pub limits: Limits,
     pub cache_bytes: usize,
     pub progress_interval: Duration,
+    pub auth: auth::Options,
     pub auto_compaction: Option<AutoCompaction>,
     pub slow: Slow,
     pub http: Http,
@@ -152,6 +154,7 @@ impl Default for Config {
             limits: Limits::default(),
             cache_bytes: CACHE_BYTES,
             progress_interval: PROGRESS_INTERVAL,
+            auth: auth::Options::default(),
             auto_compaction: None,
             slow: Slow::default(),
             http: Http::default(),

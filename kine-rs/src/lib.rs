@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod auth;
 pub mod auto_compaction;
 pub mod backend;
 pub mod bbolt;

@@ -187,6 +187,8 @@ pub struct State {
     leases: Tree<Granted>,
     /// Raised alarms as (member id, `AlarmType`).
     pub alarms: std::sync::Arc<std::collections::BTreeSet<(u64, i32)>>,
+    /// Users and roles.
+    pub auth: std::sync::Arc<crate::auth::Accounts>,
 }
 
 /// A consistent view at one revision; it does not hold up the writer.
@@ -204,6 +206,7 @@ impl Default for State {
             attached: Tree::default(),
             leases: Tree::default(),
             alarms: std::sync::Arc::default(),
+            auth: std::sync::Arc::default(),
         }
     }
 }

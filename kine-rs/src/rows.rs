@@ -55,6 +55,12 @@ pub enum Bucket {
     Lease = 1,
     /// Member id, 8 bytes big endian, alarm type, 4 bytes big endian -> nothing.
     Alarm = 2,
+    /// `enabled` -> 1 byte, 0 or 1; `revision` -> 8 bytes big endian.
+    Auth = 3,
+    /// User name -> protobuf `authpb.User`.
+    User = 4,
+    /// Role name -> protobuf `authpb.Role`.
+    Role = 5,
 }
 
 /// Everything one commit makes durable, all or nothing.

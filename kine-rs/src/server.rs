@@ -10,7 +10,11 @@ mod measured;
 mod service;
 mod tls;
 
+use crate::api::caller::Authenticator;
 use crate::api::{About, Api};
+use crate::auth::Tokens;
+use crate::auth::jwt::JwtError;
+use crate::auth::sessions;
 use crate::auto_compaction::{self, AutoCompaction};
 use crate::backend::OpenError;
 use crate::config::{Config, Connections, Http, Listen, Listener, Serves};
@@ -50,6 +54,8 @@ pub enum StartError {
     Listen { address: String, error: std::io::Error },
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    #[error(transparent)]
+    AuthToken(#[from] JwtError),
     #[error("no listen address is given")]
     NoListener,
     #[error("{0} is to speak TLS, but no certificate is given")]
@@ -84,6 +90,7 @@ impl App {
         if config.listen.is_empty() && config.others.is_empty() {
             return Err(StartError::NoListener);
         }
+        let auth = Arc::new(Authenticator::load(&config.auth)?);
         let tls = config.tls.as_ref().map(Acceptor::new).transpose()?;
         let mut wanted: Vec<Listener> = Vec::new();
         for at in &config.listen {
@@ -107,6 +114,10 @@ impl App {
             progress_interval: config.progress_interval,
             metrics: Arc::new(Metrics::default()),
             slow: config.slow,
+            session_ttl: match config.auth.tokens {
+                Tokens::Simple { ttl } => ttl,
+                Tokens::Jwt(_) => sessions::TTL_DEFAULT,
+            },
         };
         let endpoint = config.endpoint.clone();
         let (store, threads) = tokio::task::spawn_blocking(move || Store::open(&endpoint, &options))
@@ -119,7 +130,7 @@ impl App {
             peer_urls: config.peer_urls,
         });
         Ok(App {
-            api: Api { store, limits: config.limits, about },
+            api: Api { store, limits: config.limits, about, auth },
             threads,
             doors,
             auto_compaction: config.auto_compaction,
@@ -240,7 +251,10 @@ impl Accept {
                             let (faces, closed, acceptor) = (self.faces.clone(), self.closed.clone(), acceptor.clone());
                             connections.spawn(async move {
                                 match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                                    Ok(Ok(stream)) => serve(stream, faces, options, closed).await,
+                                    Ok(Ok(stream)) => {
+                                        let faces = faces.of_client(tls::certificate_name(&stream));
+                                        serve(stream, faces, options, closed).await;
+                                    }
                                     Ok(Err(error)) => {
                                         tracing::warn!(%error, "rejected connection on client endpoint");
                                     }

@@ -4,6 +4,8 @@
 //! owns nothing. `Threads::stop` ends them in order; what was acknowledged is on disk before and after.
 
 use crate::apply::{ApplyError, Command, Identity, Machine, Reply};
+use crate::auth::Caller;
+use crate::auth::sessions::Sessions;
 use crate::backend::{Endpoint, OpenError, Opened, Proposal, Weight, Writer};
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
@@ -31,6 +33,8 @@ pub struct Options {
     /// Budget of the value cache.
     pub cache_bytes: usize,
     pub progress_interval: Duration,
+    /// How long an unused simple token lives.
+    pub session_ttl: Duration,
     pub metrics: Arc<Metrics>,
     pub slow: Slow,
 }
@@ -57,6 +61,7 @@ struct Inner {
     cache: Arc<ValueCache>,
     reader: Arc<dyn RowReader>,
     lessor: Arc<Lessor>,
+    sessions: Arc<Sessions>,
     hub: HubHandle,
     allocated: Arc<AtomicU64>,
     waiting_bytes: Arc<AtomicUsize>,
@@ -84,6 +89,7 @@ impl Store {
         for (id, granted) in state.lease_ids() {
             lessor.grant(id, granted.ttl, now);
         }
+        let sessions = Arc::new(Sessions::new(options.session_ttl, state.auth.enabled));
         let published = Arc::new(ArcSwap::from_pointee(state.clone()));
         let cache = Arc::new(ValueCache::new(options.cache_bytes));
         let (hub, hub_handle) =
@@ -98,6 +104,7 @@ impl Store {
             published: published.clone(),
             publisher: hub_handle.publisher(),
             lessor: lessor.clone(),
+            sessions: sessions.clone(),
             proposals: waiting,
             allocated: allocated.clone(),
         };
@@ -109,6 +116,7 @@ impl Store {
                 cache,
                 reader,
                 lessor: lessor.clone(),
+                sessions,
                 hub: hub_handle,
                 allocated,
                 waiting_bytes: waiting_bytes.clone(),
@@ -137,6 +145,11 @@ impl Store {
         &self.inner.lessor
     }
 
+    /// Who is logged in with a simple token, and whether anybody has to be.
+    pub fn sessions(&self) -> &Sessions {
+        &self.inner.sessions
+    }
+
     pub fn hub(&self) -> &HubHandle {
         &self.inner.hub
     }
@@ -159,17 +172,19 @@ impl Store {
         self.inner.allocated.load(Ordering::Relaxed)
     }
 
-    /// Orders a command; returns once it is durable and visible.
-    pub async fn propose(&self, command: Command) -> Result<Reply, ProposeError> {
+    /// Orders a command on behalf of `caller`; returns once it is durable and visible.
+    pub async fn propose(&self, caller: Caller, command: Command) -> Result<Reply, ProposeError> {
         let weight = Weight::add(&self.inner.waiting_bytes, &command, PROPOSAL_BYTES_MAX)
             .ok_or(ProposeError::TooMany)?;
-        self.ask(|reply| Proposal::Apply { command, reply: Some(reply), weight })
+        self.ask(|reply| Proposal::Apply { caller, command, reply: Some(reply), weight })
             .await?
             .map_err(ProposeError::Apply)
     }
 
-    pub async fn compact_physically(&self, revision: i64) -> Result<Reply, ProposeError> {
-        self.ask(|reply| Proposal::CompactPhysically { revision, reply }).await?.map_err(ProposeError::Apply)
+    pub async fn compact_physically(&self, caller: Caller, revision: i64) -> Result<Reply, ProposeError> {
+        self.ask(|reply| Proposal::CompactPhysically { caller, revision, reply })
+            .await?
+            .map_err(ProposeError::Apply)
     }
 
     pub async fn size(&self) -> Result<Size, ProposeError> {
@@ -242,7 +257,7 @@ fn expire(
         for id in due {
             let command = Command::LeaseRevoke { id };
             let weight = Weight::add(waiting_bytes, &command, usize::MAX).expect("no bound is given");
-            let revoke = Proposal::Apply { command, reply: None, weight };
+            let revoke = Proposal::Apply { caller: Caller::Server, command, reply: None, weight };
             if proposals.blocking_send(revoke).is_err() {
                 return;
             }

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use kine_rs::apply::{ApplyError, Command, Identity, Machine, Reply};
+use kine_rs::auth::Caller;
 use kine_rs::mvcc::range::{RangeError, Values, range};
 use kine_rs::mvcc::{Location, Rebuild, State, Version};
 use kine_rs::rows::{Bucket, ReadError, Row};
@@ -99,7 +100,7 @@ struct Sut {
 
 impl Sut {
     fn apply(&mut self, command: Command) -> Result<Reply, ApplyError> {
-        let reply = self.machine.apply(command, &mut &self.rows);
+        let reply = self.machine.apply(&Caller::Server, command, &mut &self.rows);
         self.store();
         reply
     }

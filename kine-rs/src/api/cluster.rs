@@ -17,6 +17,7 @@ impl Cluster for Api {
         &self,
         request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
+        self.known_caller(&request)?;
         let identity = self.store.identity();
         let used = |request: &Request<MemberListRequest>| match request.extensions().get::<Authority>() {
             Some(Authority(authority)) => vec![format!("http://{authority}")],
@@ -35,28 +36,35 @@ impl Cluster for Api {
         Ok(Response::new(MemberListResponse { header, members: vec![member] }))
     }
 
-    async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+    async fn member_add(
+        &self,
+        request: Request<MemberAddRequest>,
+    ) -> Result<Response<MemberAddResponse>, Status> {
+        self.root_caller(&request)?;
         Err(Status::unimplemented(ONE_MEMBER))
     }
 
     async fn member_remove(
         &self,
-        _: Request<MemberRemoveRequest>,
+        request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
+        self.root_caller(&request)?;
         Err(Status::unimplemented(ONE_MEMBER))
     }
 
     async fn member_update(
         &self,
-        _: Request<MemberUpdateRequest>,
+        request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
+        self.root_caller(&request)?;
         Err(Status::unimplemented(ONE_MEMBER))
     }
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
+        self.root_caller(&request)?;
         Err(Status::unimplemented(ONE_MEMBER))
     }
 }

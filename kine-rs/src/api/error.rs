@@ -1,6 +1,7 @@
 //! Every etcd error text and its gRPC code: clients match on the text.
 
 use crate::apply::ApplyError;
+use crate::auth::Refusal;
 use crate::mvcc::range::RangeError;
 use crate::rows::ReadError;
 use crate::store::ProposeError;
@@ -24,6 +25,33 @@ pub const LEASE_TTL_TOO_LARGE: &str = "etcdserver: too large lease TTL";
 pub const REQUEST_TOO_LARGE: &str = "etcdserver: request is too large";
 pub const TOO_MANY_REQUESTS: &str = "etcdserver: too many requests";
 pub const STOPPED: &str = "etcdserver: server stopped";
+
+pub const ROOT_USER_MISSING: &str = "etcdserver: root user does not exist";
+pub const ROOT_ROLE_MISSING: &str = "etcdserver: root user does not have root role";
+pub const USER_EXISTS: &str = "etcdserver: user name already exists";
+pub const USER_EMPTY: &str = "etcdserver: user name is empty";
+pub const USER_NOT_FOUND: &str = "etcdserver: user name not found";
+pub const ROLE_EXISTS: &str = "etcdserver: role name already exists";
+pub const ROLE_EMPTY: &str = "etcdserver: role name is empty";
+pub const ROLE_NOT_FOUND: &str = "etcdserver: role name not found";
+pub const PERMISSION_NOT_GIVEN: &str = "etcdserver: permission not given";
+pub const AUTH_FAILED: &str = "etcdserver: authentication failed, invalid user ID or password";
+/// etcd has no status for this one: the text of its store comes through.
+pub const NO_PASSWORD_USER: &str = "auth: authentication failed, password was given for no password user";
+pub const PASSWORD_TOO_LONG: &str = "bcrypt: password length exceeds 72 bytes";
+pub const VERIFY_ONLY: &str = "auth: token signing attempted with verify-only key";
+pub const PERMISSION_DENIED: &str = "etcdserver: permission denied";
+pub const ROLE_NOT_GRANTED: &str = "etcdserver: role is not granted to the user";
+pub const PERMISSION_NOT_GRANTED: &str = "etcdserver: permission is not granted to the role";
+pub const AUTH_NOT_ENABLED: &str = "etcdserver: authentication is not enabled";
+pub const AUTH_OLD_REVISION: &str = "etcdserver: revision of auth store is old";
+pub const INVALID_AUTH_TOKEN: &str = "etcdserver: invalid auth token";
+pub const INVALID_AUTH_MANAGEMENT: &str = "etcdserver: invalid auth management";
+
+pub const SESSION_EXPIRED: &str = "mutex: session is expired";
+pub const NO_LEADER: &str = "election: no leader";
+pub const NOT_LEADER: &str = "election: not leader";
+pub const LEADER_MISSING: &str = "\"leader\" field must be provided";
 
 impl From<RequestError> for Status {
     fn from(error: RequestError) -> Self {
@@ -49,7 +77,34 @@ impl From<ApplyError> for Status {
             ApplyError::KeyNotFound => (Code::InvalidArgument, KEY_NOT_FOUND),
             ApplyError::NoSpace => (Code::ResourceExhausted, NO_SPACE),
             ApplyError::Corrupt => (Code::DataLoss, CORRUPT),
+            ApplyError::Refused(refusal) => return refusal.into(),
             ApplyError::Read(error) => return error.into(),
+        };
+        Status::new(code, text)
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let (code, text) = match refusal {
+            Refusal::NoRootUser => (Code::FailedPrecondition, ROOT_USER_MISSING),
+            Refusal::NoRootRole => (Code::FailedPrecondition, ROOT_ROLE_MISSING),
+            Refusal::UserExists => (Code::FailedPrecondition, USER_EXISTS),
+            Refusal::NoUserName => (Code::InvalidArgument, USER_EMPTY),
+            Refusal::UserNotFound => (Code::FailedPrecondition, USER_NOT_FOUND),
+            Refusal::RoleExists => (Code::FailedPrecondition, ROLE_EXISTS),
+            Refusal::NoRoleName => (Code::InvalidArgument, ROLE_EMPTY),
+            Refusal::RoleNotFound => (Code::FailedPrecondition, ROLE_NOT_FOUND),
+            Refusal::NoPermission => (Code::InvalidArgument, PERMISSION_NOT_GIVEN),
+            Refusal::WrongPassword => (Code::InvalidArgument, AUTH_FAILED),
+            Refusal::PasswordOfNoPasswordUser => (Code::Unknown, NO_PASSWORD_USER),
+            Refusal::Denied => (Code::PermissionDenied, PERMISSION_DENIED),
+            Refusal::RoleNotGranted => (Code::FailedPrecondition, ROLE_NOT_GRANTED),
+            Refusal::PermissionNotGranted => (Code::FailedPrecondition, PERMISSION_NOT_GRANTED),
+            Refusal::NotEnabled => (Code::FailedPrecondition, AUTH_NOT_ENABLED),
+            Refusal::OldRevision => (Code::InvalidArgument, AUTH_OLD_REVISION),
+            Refusal::InvalidToken => (Code::Unauthenticated, INVALID_AUTH_TOKEN),
+            Refusal::InvalidManagement => (Code::InvalidArgument, INVALID_AUTH_MANAGEMENT),
         };
         Status::new(code, text)
     }

@@ -5,6 +5,7 @@
 use super::Api;
 use super::error::{COMPACTED, NO_SPACE, REQUEST_TOO_LARGE};
 use crate::apply::{Command, Reply};
+use crate::auth::{Caller, Refusal, permit};
 use crate::mvcc::range::{KeyRange, RangeError, Values, range};
 use crate::mvcc::{ReadView, State};
 use crate::rows::ReadError;
@@ -31,10 +32,10 @@ const ENVELOPE_BYTES: usize = 16;
 #[tonic::async_trait]
 impl Kv for Api {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        let request = request.into_inner();
-        check_range(&request)?;
+        check_range(request.get_ref())?;
+        let caller = self.caller(&request)?;
         self.store.metrics().operations.ranges.inc();
-        self.read_range(request).await.map(Response::new)
+        self.read_range(&caller, request.into_inner()).await.map(Response::new)
     }
 
     type RangeStreamStream = Pin<Box<dyn futures::Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
@@ -43,8 +44,9 @@ impl Kv for Api {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        check_range(request.get_ref())?;
+        let caller = self.caller(&request)?;
         let request = request.into_inner();
-        check_range(&request)?;
         let natural = request.sort_order == 0 || (request.sort_order == 1 && request.sort_target == 0);
         if !natural {
             return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
@@ -53,16 +55,17 @@ impl Kv for Api {
         if filters != 0 || request.min_create_revision != 0 || request.max_create_revision != 0 {
             return Err(Status::unimplemented("RangeStream does not support revision filters"));
         }
-        Ok(Response::new(Box::pin(self.clone().stream_range(request))))
+        Ok(Response::new(Box::pin(self.clone().stream_range(caller, request))))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        check_put(request.get_ref())?;
+        let caller = self.caller(&request)?;
         let mut request = request.into_inner();
-        check_put(&request)?;
         self.check_size(&request)?;
         self.check_quota(put_cost(&request)).await?;
         own(&mut request);
-        match self.store.propose(Command::Put(request)).await? {
+        match self.store.propose(caller, Command::Put(request)).await? {
             Reply::Put(response) => {
                 self.store.metrics().operations.puts.inc();
                 Ok(Response::new(response))
@@ -75,47 +78,27 @@ impl Kv for Api {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let request = request.into_inner();
-        check_delete(&request)?;
-        self.check_size(&request)?;
-        match self.store.propose(Command::DeleteRange(request)).await? {
-            Reply::DeleteRange(response) => {
-                self.store.metrics().operations.deletes.inc();
-                Ok(Response::new(response))
-            }
-            other => unreachable!("a delete is answered with a delete, not {other:?}"),
-        }
+        check_delete(request.get_ref())?;
+        let caller = self.caller(&request)?;
+        self.run_delete(caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let mut request = request.into_inner();
-        check_txn(&request, self.limits.txn_operations_max)?;
-        if is_read_only(&request) {
-            let response = self.read_txn(request).await?;
-            self.store.metrics().operations.count_txn(&response.responses);
-            return Ok(Response::new(response));
-        }
-        self.check_size(&request)?;
-        self.check_quota(txn_cost(&request)).await?;
-        own_puts(&mut request);
-        match self.store.propose(Command::Txn(request)).await? {
-            Reply::Txn(response) => {
-                self.store.metrics().operations.count_txn(&response.responses);
-                Ok(Response::new(response))
-            }
-            other => unreachable!("a transaction is answered with a transaction, not {other:?}"),
-        }
+        check_txn(request.get_ref(), self.limits.txn_operations_max)?;
+        let caller = self.caller(&request)?;
+        self.run_txn(caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn compact(
         &self,
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
+        let caller = self.root_caller(&request)?;
         let CompactionRequest { revision, physical } = request.into_inner();
         let reply = if physical {
-            self.store.compact_physically(revision).await?
+            self.store.compact_physically(caller, revision).await?
         } else {
-            self.store.propose(Command::Compact { revision }).await?
+            self.store.propose(caller, Command::Compact { revision }).await?
         };
         match reply {
             Reply::Compact(response) => Ok(Response::new(response)),
@@ -125,6 +108,45 @@ impl Kv for Api {
 }
 
 impl Api {
+    /// Deletes what a checked request names.
+    pub(super) async fn run_delete(
+        &self,
+        caller: Caller,
+        request: DeleteRangeRequest,
+    ) -> Result<DeleteRangeResponse, Status> {
+        self.check_size(&request)?;
+        match self.store.propose(caller, Command::DeleteRange(request)).await? {
+            Reply::DeleteRange(response) => {
+                self.store.metrics().operations.deletes.inc();
+                Ok(response)
+            }
+            other => unreachable!("a delete is answered with a delete, not {other:?}"),
+        }
+    }
+
+    /// Runs a checked transaction.
+    pub(super) async fn run_txn(
+        &self,
+        caller: Caller,
+        mut request: TxnRequest,
+    ) -> Result<TxnResponse, Status> {
+        if is_read_only(&request) {
+            let response = self.read_txn(&caller, request).await?;
+            self.store.metrics().operations.count_txn(&response.responses);
+            return Ok(response);
+        }
+        self.check_size(&request)?;
+        self.check_quota(txn_cost(&request)).await?;
+        own_puts(&mut request);
+        match self.store.propose(caller, Command::Txn(request)).await? {
+            Reply::Txn(response) => {
+                self.store.metrics().operations.count_txn(&response.responses);
+                Ok(response)
+            }
+            other => unreachable!("a transaction is answered with a transaction, not {other:?}"),
+        }
+    }
+
     fn check_size(&self, request: &impl Message) -> Result<(), Status> {
         if request.encoded_len() + ENVELOPE_BYTES > self.limits.request_bytes_max {
             return Err(Status::invalid_argument(REQUEST_TOO_LARGE));
@@ -143,19 +165,21 @@ impl Api {
             member_id: self.store.identity().member_id,
             alarm: AlarmType::Nospace as i32,
         };
-        self.store.propose(Command::Alarm(alarm)).await?;
+        self.store.propose(Caller::Server, Command::Alarm(alarm)).await?;
         Err(Status::resource_exhausted(NO_SPACE))
     }
 
     /// Answers a range at the newest state, with a full header.
-    pub async fn read_range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+    pub async fn read_range(&self, caller: &Caller, request: RangeRequest) -> Result<RangeResponse, Status> {
         let view = self.store.view();
+        permit::range(&view, caller, &request)?;
         let mut response = match self.range_inline(&view, &request) {
             Some(result) => result?,
             None => {
-                let store = self.store.clone();
+                let (store, caller) = (self.store.clone(), caller.clone());
                 blocking(move || {
                     read(&store, request.revision, |view| {
+                        permit::range(view, &caller, &request)?;
                         range(view, &request, &mut store.stored_values()).map_err(Into::into)
                     })
                 })
@@ -185,15 +209,17 @@ impl Api {
         }
     }
 
-    async fn read_txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+    async fn read_txn(&self, caller: &Caller, request: TxnRequest) -> Result<TxnResponse, Status> {
         let view = self.store.view();
+        permit::txn(&view, caller, &request)?;
         let inline = evaluate(&view, &request, &mut self.store.cached_values());
         let mut response = match inline {
             Ok(response) => response,
             Err(EvaluateError::Load(NotCached) | EvaluateError::Range(RangeError::Load(NotCached))) => {
-                let store = self.store.clone();
+                let (store, caller) = (self.store.clone(), caller.clone());
                 blocking(move || {
                     read(&store, 0, |view| {
+                        permit::txn(view, &caller, &request)?;
                         evaluate(view, &request, &mut store.stored_values()).map_err(Into::into)
                     })
                 })
@@ -217,6 +243,7 @@ impl Api {
     /// The same range in chunks that grow to half a request's size, all at the revision of the first.
     fn stream_range(
         self,
+        caller: Caller,
         request: RangeRequest,
     ) -> impl futures::Stream<Item = Result<RangeStreamResponse, Status>> + Send {
         const FIRST_CHUNK_KEYS: i64 = 10;
@@ -228,7 +255,7 @@ impl Api {
             loop {
                 let left = if request.limit > 0 { request.limit - sent } else { i64::MAX };
                 next.limit = if request.count_only { request.limit } else { chunk_keys.min(left) };
-                let mut chunk = self.read_range(next.clone()).await?;
+                let mut chunk = self.read_range(&caller, next.clone()).await?;
                 let opened = *header.get_or_insert_with(|| chunk.header.unwrap_or_default());
                 if next.revision <= 0 {
                     next.revision = opened.revision;
@@ -290,6 +317,12 @@ fn read<T>(
 enum ReadOutcome {
     Gone,
     Failed(Status),
+}
+
+impl From<Refusal> for ReadOutcome {
+    fn from(refusal: Refusal) -> Self {
+        ReadOutcome::Failed(refusal.into())
+    }
 }
 
 impl From<RangeError<ReadError>> for ReadOutcome {

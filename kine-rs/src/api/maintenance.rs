@@ -11,6 +11,7 @@ use proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
     DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
     MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
+    alarm_request::AlarmAction,
 };
 use std::pin::Pin;
 use tonic::{Request, Response, Status};
@@ -22,13 +23,16 @@ const HASH_BYTES_MAX: usize = 4 << 20;
 #[tonic::async_trait]
 impl Maintenance for Api {
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
-        match self.store.propose(Command::Alarm(request.into_inner())).await? {
+        let get = request.get_ref().action == AlarmAction::Get as i32;
+        let caller = if get { self.known_caller(&request)? } else { self.root_caller(&request)? };
+        match self.store.propose(caller, Command::Alarm(request.into_inner())).await? {
             Reply::Alarm(response) => Ok(Response::new(response)),
             other => unreachable!("an alarm is answered with an alarm, not {other:?}"),
         }
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        self.known_caller(&request)?;
         let size = self.store.size().await?;
         let view = self.store.view();
         let identity = self.store.identity();
@@ -55,35 +59,47 @@ impl Maintenance for Api {
 
     async fn defragment(
         &self,
-        _: Request<DefragmentRequest>,
+        request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
+        self.root_caller(&request)?;
         self.store.defragment().await?;
         Ok(Response::new(DefragmentResponse { header: None }))
     }
 
-    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        self.root_caller(&request)?;
         let response = self.hash_upto(0).await?;
         Ok(Response::new(HashResponse { header: response.header, hash: response.hash }))
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        self.root_caller(&request)?;
         self.hash_upto(request.into_inner().revision).await.map(Response::new)
     }
 
     type SnapshotStream = Pin<Box<dyn futures::Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
 
-    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(
+        &self,
+        request: Request<SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.root_caller(&request)?;
         Err(Status::unimplemented("etcdserver: snapshot is not supported yet"))
     }
 
     async fn move_leader(
         &self,
-        _: Request<MoveLeaderRequest>,
+        request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
+        self.root_caller(&request)?;
         Err(Status::unimplemented("etcdserver: this store has one member"))
     }
 
-    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+    async fn downgrade(
+        &self,
+        request: Request<DowngradeRequest>,
+    ) -> Result<Response<DowngradeResponse>, Status> {
+        self.root_caller(&request)?;
         Err(Status::unimplemented("etcdserver: downgrade is not supported yet"))
     }
 }

@@ -3,7 +3,10 @@
 //! The service is written by hand because responses carry events that are encoded already.
 
 use super::Api;
+use super::caller::Credentials;
+use crate::auth::{Access, Refusal};
 use crate::watch::{Create, Frame, Item, Stream};
+use bytes::Bytes;
 use futures::Stream as Responses;
 use prost::Message;
 use proto::etcdserverpb::watch_create_request::FilterType;
@@ -20,14 +23,19 @@ type Frames = Pin<Box<dyn Responses<Item = Result<Frame, Status>> + Send>>;
 
 impl Api {
     /// The frames of one watch stream.
-    pub async fn watch(&self, requests: Streaming<WatchRequest>) -> Result<Frames, Status> {
+    pub async fn watch(
+        &self,
+        credentials: Credentials,
+        requests: Streaming<WatchRequest>,
+    ) -> Result<Frames, Status> {
         let stream =
             self.store.hub().open().await.ok_or_else(|| Status::unavailable(super::error::STOPPED))?;
-        Ok(Box::pin(self.clone().serve(stream, requests)))
+        Ok(Box::pin(self.clone().serve(credentials, stream, requests)))
     }
 
     fn serve(
         self,
+        credentials: Credentials,
         stream: Stream,
         mut requests: Streaming<WatchRequest>,
     ) -> impl Responses<Item = Result<Frame, Status>> + Send {
@@ -46,7 +54,7 @@ impl Api {
                         }
                     }
                     Next::Handle(request) => match request? {
-                        Some(request) => handle(&stream, request).await,
+                        Some(request) => self.handle(&credentials, &stream, request).await,
                         None => more_requests = false,
                     },
                     Next::Send(None) => break,
@@ -54,6 +62,36 @@ impl Api {
             }
         }
     }
+
+    async fn handle(&self, credentials: &Credentials, stream: &Stream, request: WatchRequest) {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(request)) => match self.check_watch(credentials, &request) {
+                Ok(()) => stream.create(create(&request)).await,
+                Err(refusal) => stream.refuse(cancel_reason(refusal)).await,
+            },
+            Some(RequestUnion::CancelRequest(request)) => stream.cancel(request.watch_id).await,
+            Some(RequestUnion::ProgressRequest(_)) => stream.progress().await,
+            None => {}
+        }
+    }
+
+    fn check_watch(&self, credentials: &Credentials, request: &WatchCreateRequest) -> Result<(), Refusal> {
+        let view = self.store.view();
+        // A start below zero is refused as compacted, whoever asks.
+        if !view.auth.enabled || request.start_revision < 0 {
+            return Ok(());
+        }
+        let caller = self.identify(credentials)?;
+        let first = Bytes::from_static(&[0]);
+        let key = if request.key.is_empty() { &first } else { &request.key };
+        view.auth.check_keys(&caller, Access::Read, key, &request.range_end)
+    }
+}
+
+/// The text of the status, as Go prints one.
+fn cancel_reason(refusal: Refusal) -> String {
+    let status = Status::from(refusal);
+    format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
 }
 
 enum Next {
@@ -70,15 +108,6 @@ async fn next_request(
         return Ok(None);
     }
     requests.message().await
-}
-
-async fn handle(stream: &Stream, request: WatchRequest) {
-    match request.request_union {
-        Some(RequestUnion::CreateRequest(request)) => stream.create(create(&request)).await,
-        Some(RequestUnion::CancelRequest(request)) => stream.cancel(request.watch_id).await,
-        Some(RequestUnion::ProgressRequest(_)) => stream.progress().await,
-        None => {}
-    }
 }
 
 fn create(request: &WatchCreateRequest) -> Create {
@@ -146,7 +175,8 @@ impl tonic::server::StreamingService<WatchRequest> for WatchMethod {
 
     fn call(&mut self, request: Request<Streaming<WatchRequest>>) -> Self::Future {
         let api = self.api.clone();
-        Box::pin(async move { api.watch(request.into_inner()).await.map(Response::new) })
+        let credentials = Credentials::of(&request);
+        Box::pin(async move { api.watch(credentials, request.into_inner()).await.map(Response::new) })
     }
 }
 

@@ -5,6 +5,8 @@
 //! stored is undone by going back to the last published state.
 
 use crate::apply::{ApplyError, Command, Machine, Reply};
+use crate::auth::Caller;
+use crate::auth::sessions::Sessions;
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
 use crate::mvcc::range::Values;
@@ -33,12 +35,14 @@ type Waiter = oneshot::Sender<Outcome>;
 /// What the writer thread is asked to do.
 pub enum Proposal {
     Apply {
+        caller: Caller,
         command: Command,
         reply: Option<Waiter>,
         weight: Weight,
     },
     /// A compaction that answers once the compacted rows are gone.
     CompactPhysically {
+        caller: Caller,
         revision: i64,
         reply: Waiter,
     },
@@ -58,6 +62,7 @@ pub struct Writer {
     pub published: Arc<ArcSwap<State>>,
     pub publisher: Publisher,
     pub lessor: Arc<Lessor>,
+    pub sessions: Arc<Sessions>,
     pub proposals: mpsc::Receiver<Proposal>,
     /// Bytes allocated after the last commit, for the quota.
     pub allocated: Arc<AtomicU64>,
@@ -141,16 +146,16 @@ impl Writer {
 
     fn apply(&mut self, proposal: Proposal, round: &mut Round, bytes: &mut usize) {
         match proposal {
-            Proposal::Apply { command, reply, weight } => {
+            Proposal::Apply { caller, command, reply, weight } => {
                 *bytes += weight.bytes;
                 round.compacted |= matches!(command, Command::Compact { .. });
-                let result = self.apply_command(command, round);
+                let result = self.apply_command(&caller, command, round);
                 if let Some(reply) = reply {
                     round.replies.push((reply, result));
                 }
             }
-            Proposal::CompactPhysically { revision, reply } => {
-                match self.apply_command(Command::Compact { revision }, round) {
+            Proposal::CompactPhysically { caller, revision, reply } => {
+                match self.apply_command(&caller, Command::Compact { revision }, round) {
                     Ok(response) => {
                         round.compacted = true;
                         round.physical.push((reply, response));
@@ -164,9 +169,9 @@ impl Writer {
         }
     }
 
-    fn apply_command(&mut self, command: Command, round: &mut Round) -> Outcome {
+    fn apply_command(&mut self, caller: &Caller, command: Command, round: &mut Round) -> Outcome {
         let mut stored = Stored { cache: &self.cache, rows: self.rows.as_mut() };
-        let result = self.machine.apply(command, &mut stored);
+        let result = self.machine.apply(caller, command, &mut stored);
         if let Err(ApplyError::Read(error)) = &result {
             // The command may have been applied by half.
             round.unreadable = Some(error.to_string());
@@ -190,6 +195,9 @@ impl Writer {
                 }
                 Err(CommitError::Fatal(error)) => stop_process(&error),
             }
+        }
+        for change in self.machine.take_sessions() {
+            self.sessions.apply(change, Instant::now());
         }
         answer(round.replies.into_iter());
         if round.compacted {
@@ -224,6 +232,7 @@ impl Writer {
             }
         }
         self.published.store(Arc::new(self.machine.state.clone()));
+        self.sessions.enforce(self.machine.state.auth.enabled);
         self.publisher.publish(self.machine.state.revision, &batch.changesets);
     }
 

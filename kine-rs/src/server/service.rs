@@ -3,16 +3,20 @@
 use super::gateway::{gateway, is_gateway};
 use super::http::{allow_origin, plain, refuse};
 use super::measured::{Received, Sent};
+use crate::api::caller::CertificateName;
 use crate::api::watch::WatchServer;
 use crate::api::{Api, Authority};
 use crate::config::{Http, Serves};
 use crate::metrics::grpc::Call;
 use ::http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use hyper::body::Incoming;
+use proto::etcdserverpb::auth_server::AuthServer;
 use proto::etcdserverpb::cluster_server::ClusterServer;
 use proto::etcdserverpb::kv_server::KvServer;
 use proto::etcdserverpb::lease_server::LeaseServer;
 use proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use proto::v3electionpb::election_server::ElectionServer;
+use proto::v3lockpb::lock_server::LockServer;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -31,6 +35,11 @@ pub struct Faces {
     lease: LeaseServer<Api>,
     cluster: ClusterServer<Api>,
     maintenance: MaintenanceServer<Api>,
+    auth: AuthServer<Api>,
+    lock: LockServer<Api>,
+    election: ElectionServer<Api>,
+    /// The common name of the client's certificate.
+    certificate_name: Option<CertificateName>,
     http: Arc<Http>,
     serves: Serves,
     /// The connection is encrypted.
@@ -51,6 +60,10 @@ impl Faces {
                 .max_encoding_message_size(encode_max),
             cluster: ClusterServer::new(api.clone()).max_decoding_message_size(decode_max),
             maintenance: MaintenanceServer::new(api.clone()).max_decoding_message_size(decode_max),
+            auth: AuthServer::new(api.clone()).max_decoding_message_size(decode_max),
+            lock: LockServer::new(api.clone()).max_decoding_message_size(decode_max),
+            election: ElectionServer::new(api.clone()).max_decoding_message_size(decode_max),
+            certificate_name: None,
             api,
             http,
             serves: Serves::Everything,
@@ -61,6 +74,11 @@ impl Faces {
     /// The same for a listener that serves this much.
     pub fn serving(&self, serves: Serves, secure: bool) -> Self {
         Faces { serves, secure, ..self.clone() }
+    }
+
+    /// The same for a connection whose client showed a certificate with this common name.
+    pub fn of_client(self, certificate_name: Option<CertificateName>) -> Self {
+        Faces { certificate_name, ..self }
     }
 
     /// Answers one gRPC call, counted and measured.
@@ -109,6 +127,9 @@ impl Faces {
             "etcdserverpb.KV" => checked(self.kv.clone().call(request)),
             "etcdserverpb.Watch" => checked(self.watch.clone().call(request)),
             "etcdserverpb.Lease" => checked(self.lease.clone().call(request)),
+            "etcdserverpb.Auth" => checked(self.auth.clone().call(request)),
+            "v3lockpb.Lock" => checked(self.lock.clone().call(request)),
+            "v3electionpb.Election" => checked(self.election.clone().call(request)),
             "etcdserverpb.Maintenance" => checked(self.maintenance.clone().call(request)),
             "etcdserverpb.Cluster" => {
                 let mut request = request;
@@ -156,7 +177,14 @@ impl hyper::service::Service<Request<Incoming>> for Faces {
             .get(CONTENT_TYPE)
             .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         match (is_grpc, self.serves) {
-            (true, Serves::Everything | Serves::Grpc) => self.grpc(request.map(Body::new)),
+            (true, Serves::Everything | Serves::Grpc) => {
+                let mut request = request.map(Body::new);
+                // Not through the gateway: there the certificate says nothing of who asks.
+                if let Some(name) = &self.certificate_name {
+                    request.extensions_mut().insert(name.clone());
+                }
+                self.grpc(request)
+            }
             (true, _) | (false, Serves::Grpc) => Box::pin(async { Ok(status_only(StatusCode::NOT_FOUND)) }),
             (false, _) => self.http(request.map(Body::new)),
         }

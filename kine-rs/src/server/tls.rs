@@ -6,6 +6,7 @@ mod self_signed;
 
 pub use self_signed::self_signed;
 
+use crate::api::caller::CertificateName;
 use crate::config::{Tls, TlsVersion};
 use rustls::{ServerConfig, SupportedProtocolVersion, version};
 use rustls_pki_types::pem::PemObject;
@@ -16,6 +17,7 @@ use std::time::SystemTime;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -74,6 +76,14 @@ impl Acceptor {
         }
         current.config.clone()
     }
+}
+
+/// The common name of the client's certificate, if it showed one that has one.
+pub fn certificate_name(stream: &TlsStream<TcpStream>) -> Option<CertificateName> {
+    let (_, connection) = stream.get_ref();
+    let (_, certificate) = X509Certificate::from_der(connection.peer_certificates()?.first()?).ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(CertificateName(name.into()))
 }
 
 fn stamp(options: &Tls) -> Vec<Option<SystemTime>> {

@@ -46,6 +46,20 @@ pub struct Create {
 }
 
 impl Create {
+    /// Every change of a range from the next one on.
+    pub fn of(key: &[u8], range_end: &[u8]) -> Self {
+        Create {
+            watched: Create::watched(key, range_end),
+            start_revision: 0,
+            watch_id: 0,
+            prev_kv: false,
+            no_put: false,
+            no_delete: false,
+            fragment: false,
+            progress_notify: false,
+        }
+    }
+
     /// Range of a create request: an empty key means the first, `\0` as end means "from the key on".
     pub fn watched(key: &[u8], range_end: &[u8]) -> Watched {
         let start = if key.is_empty() { Bytes::from_static(&[0]) } else { Bytes::copy_from_slice(key) };

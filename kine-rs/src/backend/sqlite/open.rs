@@ -213,6 +213,7 @@ fn rebuild(path: &Path, connection: &Connection) -> Result<crate::mvcc::State, O
     let corrupt = |detail: String| OpenError::Corrupt { path: path.into(), detail };
     let mut rebuild = Rebuild::new(meta(connection, META_COMPACT_REVISION).map_err(failed)?.unwrap_or(-1));
     let mut alarms = std::collections::BTreeSet::new();
+    let mut accounts = crate::auth::Load::default();
     let mut statement =
         connection.prepare("SELECT bucket, key, value FROM records WHERE bucket != 0").map_err(failed)?;
     let mut records = statement.query([]).map_err(failed)?;
@@ -225,6 +226,8 @@ fn rebuild(path: &Path, connection: &Connection) -> Result<crate::mvcc::State, O
             rebuild.lease(id, Granted { ttl });
         } else if bucket == Bucket::Alarm as i64 {
             alarms.insert(alarm(&key).ok_or_else(|| corrupt(format!("alarm record {key:02x?}")))?);
+        } else {
+            accounts.record(bucket, &key, &value).map_err(|error| corrupt(error.to_string()))?;
         }
     }
     for part in read_rows(path, connection)? {
@@ -232,6 +235,7 @@ fn rebuild(path: &Path, connection: &Connection) -> Result<crate::mvcc::State, O
     }
     let mut state = rebuild.finish(meta(connection, META_REVISION_FLOOR).map_err(failed)?.unwrap_or(1));
     state.alarms = Arc::new(alarms);
+    state.auth = Arc::new(accounts.finish());
     Ok(state)
 }
 
