@@ -232,7 +232,9 @@ impl State {
 
     /// The version that the change of `key` at `revision` replaced, while compaction has not passed it.
     pub fn before(&self, key: &[u8], revision: i64) -> Option<Version> {
-        self.past_of(key, |past| past.end == revision && !past.version.is_tombstone())
+        // What the same revision wrote and replaced was never visible.
+        let replaced = |past: &Past| past.end == revision && past.version.mod_revision < revision;
+        self.past_of(key, |past| replaced(past) && !past.version.is_tombstone())
     }
 
     fn past_of(&self, key: &[u8], wanted: impl Fn(&Past) -> bool) -> Option<Version> {

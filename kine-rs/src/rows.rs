@@ -26,7 +26,7 @@ pub struct Change {
     /// `version.version == 0`: the key was deleted.
     pub version: Version,
     pub value: Bytes,
-    /// What the change replaced.
+    /// The version before this revision, if the key existed then.
     pub old: Option<Version>,
 }
 

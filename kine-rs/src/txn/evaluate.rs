@@ -272,6 +272,13 @@ impl<'a, V: Values> Transaction<'a, V> {
 
     fn record(&mut self, key: Bytes, version: Version, value: Bytes, old: Option<Version>) {
         let sub = self.changes.len() as i64;
+        // Watchers see the value before the revision, not one that this transaction wrote and replaced itself.
+        let old = match old {
+            Some(old) if old.mod_revision == self.revision => {
+                self.changes.iter().find(|change| change.key == key).and_then(|change| change.old)
+            }
+            old => old,
+        };
         // From the first write on, "latest" inside this transaction means its own revision.
         self.state.revision = self.revision;
         self.rows.push(Row { sub, key: key.clone(), version, value: value.clone() });
