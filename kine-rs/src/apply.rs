@@ -6,13 +6,13 @@
 use crate::auth::sessions::SessionChange;
 use crate::auth::{Access, Accounts, Caller, Change, Refusal, permit};
 use crate::mvcc::range::Values;
-use crate::mvcc::{Granted, State};
+use crate::mvcc::{Granted, Release, State};
 use crate::rows::{Batch, Bucket, Changeset, ReadError, Recent, RecordWrite};
 use crate::txn::{EvaluateError, Transaction};
 use proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, AuthenticateResponse, CompactionResponse,
-    DeleteRangeRequest, DeleteRangeResponse, LeaseGrantResponse, LeaseRevokeResponse, PutRequest,
-    PutResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse, alarm_request::AlarmAction,
+    DeleteRangeRequest, DeleteRangeResponse, DowngradeResponse, LeaseGrantResponse, LeaseRevokeResponse,
+    PutRequest, PutResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse, alarm_request::AlarmAction,
     request_op::Request,
 };
 use std::sync::Arc;
@@ -24,6 +24,8 @@ pub const META_REVISION_FLOOR: &[u8] = b"revision_floor";
 pub const META_CLUSTER_ID: &[u8] = b"cluster_id";
 pub const META_MEMBER_ID: &[u8] = b"member_id";
 pub const META_TERM: &[u8] = b"term";
+/// The release a downgrade that was enabled goes to: major and minor, 4 bytes big endian each.
+pub const META_DOWNGRADE: &[u8] = b"downgrade";
 
 /// A change to be ordered. Requests have passed the checks that need no state.
 #[derive(Clone, Debug)]
@@ -49,6 +51,10 @@ pub enum Command {
         token_prefix: String,
         auth_revision: u64,
     },
+    /// Begins a downgrade, or ends it.
+    Downgrade {
+        target: Option<Release>,
+    },
 }
 
 #[derive(Debug)]
@@ -62,6 +68,7 @@ pub enum Reply {
     Alarm(AlarmResponse),
     Accounts(ResponseHeader),
     Authenticate(AuthenticateResponse),
+    Downgrade(DowngradeResponse),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +83,8 @@ pub enum ApplyError {
     LeaseExists(i64),
     #[error("ignore_value or ignore_lease without an existing key")]
     KeyNotFound,
+    #[error("a downgrade is in progress")]
+    DowngradeInProgress,
     #[error("the database is out of space")]
     NoSpace,
     #[error("a member is corrupt")]
@@ -186,6 +195,7 @@ impl Machine {
             Command::Authenticate { user, token_prefix, auth_revision } => {
                 self.authenticate(user, &token_prefix, auth_revision)
             }
+            Command::Downgrade { target } => self.downgrade(target),
         }
     }
 
@@ -320,11 +330,27 @@ impl Machine {
             Command::Alarm(request) if request.action == AlarmAction::Get as i32 => {
                 state.auth.check_known(caller)
             }
-            Command::Alarm(_) | Command::Compact { .. } | Command::Accounts(_) => {
-                state.auth.check_root(caller)
-            }
+            Command::Alarm(_)
+            | Command::Compact { .. }
+            | Command::Accounts(_)
+            | Command::Downgrade { .. } => state.auth.check_root(caller),
             Command::Authenticate { .. } => Ok(()),
         }
+    }
+
+    fn downgrade(&mut self, target: Option<Release>) -> Result<Reply, ApplyError> {
+        if target.is_some() && self.state.downgrade.is_some() {
+            return Err(ApplyError::DowngradeInProgress);
+        }
+        if target != self.state.downgrade {
+            self.state.downgrade = target;
+            self.record(
+                Bucket::Meta,
+                META_DOWNGRADE.to_vec(),
+                target.map(|release| release.encode().to_vec()),
+            );
+        }
+        Ok(Reply::Downgrade(DowngradeResponse { header: self.header(), version: String::new() }))
     }
 
     /// What a raised alarm forbids: NOSPACE all that grows the store, CORRUPT all that changes keys or leases.
@@ -334,7 +360,10 @@ impl Machine {
         }
         let raised = |wanted: AlarmType| self.state.alarms.iter().any(|(_, alarm)| *alarm == wanted as i32);
         let changes = match command {
-            Command::Alarm(_) | Command::Accounts(_) | Command::Authenticate { .. } => false,
+            Command::Alarm(_)
+            | Command::Accounts(_)
+            | Command::Authenticate { .. }
+            | Command::Downgrade { .. } => false,
             Command::Put(_) | Command::DeleteRange(_) | Command::Txn(_) => true,
             Command::Compact { .. } | Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } => true,
         };

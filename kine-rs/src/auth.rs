@@ -16,7 +16,7 @@ pub mod password;
 pub mod permit;
 pub mod sessions;
 
-pub use accounts::{Accounts, Load, LoadError};
+pub use accounts::{Accounts, ENABLED, Load, LoadError, REVISION};
 pub use change::{Change, Touched};
 pub use options::{Options, OptionsError, Tokens};
 

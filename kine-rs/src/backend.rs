@@ -5,10 +5,12 @@
 
 mod local;
 mod memory;
+mod pin;
 mod sqlite;
 
 pub use local::{Proposal, Weight, Writer, stop_process};
-pub use sqlite::OpenError as SqliteError;
+pub use pin::{Pin, PinLost, Pins};
+pub use sqlite::{Filler, OpenError as SqliteError};
 
 use crate::apply::Identity;
 use crate::mvcc::State;
@@ -27,6 +29,8 @@ pub enum Endpoint {
 pub enum OpenError {
     #[error(transparent)]
     Sqlite(#[from] sqlite::OpenError),
+    #[error("a store in memory can't be made from a file; give --endpoint sqlite:///path/to/file")]
+    NotDurable,
 }
 
 /// What a backend is made of once it is open.
@@ -55,6 +59,17 @@ impl Endpoint {
         match self {
             Endpoint::Sqlite(options) => Ok(sqlite::open(options)?),
             Endpoint::Memory => Ok(memory::open()),
+        }
+    }
+
+    /// Makes a new, durable store of what `fill` puts into it; all or nothing.
+    pub fn create<T, E: From<OpenError>>(
+        &self,
+        fill: impl FnOnce(&mut Filler) -> Result<T, E>,
+    ) -> Result<T, E> {
+        match self {
+            Endpoint::Sqlite(options) => sqlite::create(options, fill),
+            Endpoint::Memory => Err(OpenError::NotDurable.into()),
         }
     }
 }

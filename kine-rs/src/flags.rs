@@ -4,6 +4,7 @@
 //! `main`; a flag that can have no meaning for this store is accepted, and all of those given are named in one warning.
 
 pub mod kine;
+pub mod snapshot;
 
 mod duration;
 

@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod mvcc;
 pub mod rows;
 pub mod server;
+pub mod snapshot;
 pub mod store;
 pub mod txn;
 pub mod watch;

@@ -14,12 +14,19 @@ use tokio::signal::unix::{SignalKind, signal};
 const DRAIN: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("snapshot") {
+        return done(kine_rs::flags::snapshot::run(std::env::args()).map_err(Into::into));
+    }
     let Flags { args, ignored } = Flags::parse(double_dashes(std::env::args()));
     log(args.log_format, args.debug);
     if !ignored.is_empty() {
         tracing::warn!("these flags have no effect on this store: {}", ignored.join(", "));
     }
-    match args.configure().map_err(Into::into).and_then(run) {
+    done(args.configure().map_err(Into::into).and_then(run))
+}
+
+fn done(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("Error: {error:#}");

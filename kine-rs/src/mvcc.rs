@@ -19,7 +19,7 @@ use tree::{Record, Span, Summary, Tree, put_varint, take_varint};
 pub type Location = u64;
 
 /// One stored version of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Version {
     pub mod_revision: i64,
     pub create_revision: i64,
@@ -189,6 +189,32 @@ pub struct State {
     pub alarms: std::sync::Arc<std::collections::BTreeSet<(u64, i32)>>,
     /// Users and roles.
     pub auth: std::sync::Arc<crate::auth::Accounts>,
+    /// Where a downgrade that was enabled goes to.
+    pub downgrade: Option<Release>,
+}
+
+/// A minor release of etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl Release {
+    pub fn encode(self) -> [u8; 8] {
+        (u64::from(self.major) << 32 | u64::from(self.minor)).to_be_bytes()
+    }
+
+    pub fn decode(bytes: [u8; 8]) -> Self {
+        let both = u64::from_be_bytes(bytes);
+        Release { major: (both >> 32) as u32, minor: both as u32 }
+    }
+}
+
+impl std::fmt::Display for Release {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}.{}", self.major, self.minor)
+    }
 }
 
 /// A consistent view at one revision; it does not hold up the writer.
@@ -207,6 +233,7 @@ impl Default for State {
             leases: Tree::default(),
             alarms: std::sync::Arc::default(),
             auth: std::sync::Arc::default(),
+            downgrade: None,
         }
     }
 }

@@ -149,6 +149,8 @@ pub trait RowReader: Send + Sync {
     fn load(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError>;
     /// Up to `rows_max` rows, and not many more than `bytes_max` of values, from the first row at or above `from`.
     fn scan(&self, from: ScanFrom, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, ReadError>;
+    /// As `scan`, without the values: `version.value_len` has their length.
+    fn scan_heads(&self, from: ScanFrom, rows_max: usize) -> Result<Vec<Row>, ReadError>;
 }
 
 #[derive(Clone, Copy, Debug)]

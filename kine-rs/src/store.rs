@@ -6,7 +6,7 @@
 use crate::apply::{ApplyError, Command, Identity, Machine, Reply};
 use crate::auth::Caller;
 use crate::auth::sessions::Sessions;
-use crate::backend::{Endpoint, OpenError, Opened, Proposal, Weight, Writer};
+use crate::backend::{Endpoint, OpenError, Opened, Pin, Pins, Proposal, Weight, Writer};
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
 use crate::metrics::Metrics;
@@ -107,6 +107,7 @@ impl Store {
             sessions: sessions.clone(),
             proposals: waiting,
             allocated: allocated.clone(),
+            pins: Pins::default(),
         };
         let store = Store {
             inner: Arc::new(Inner {
@@ -193,6 +194,11 @@ impl Store {
 
     pub async fn defragment(&self) -> Result<(), ProposeError> {
         self.ask(|reply| Proposal::Defragment { reply }).await
+    }
+
+    /// The newest view, with its rows held back from compaction while the pin is.
+    pub async fn pin(&self) -> Result<(ReadView, Pin), ProposeError> {
+        self.ask(|reply| Proposal::Pin { reply }).await
     }
 
     /// Values from memory only; a miss is an error, to be tried again with `stored_values` where blocking is allowed.

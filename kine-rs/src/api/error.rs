@@ -4,6 +4,7 @@ use crate::apply::ApplyError;
 use crate::auth::Refusal;
 use crate::mvcc::range::RangeError;
 use crate::rows::ReadError;
+use crate::snapshot::SnapshotError;
 use crate::store::ProposeError;
 use crate::txn::{EvaluateError, RequestError};
 use tonic::{Code, Status};
@@ -24,6 +25,11 @@ pub const LEASE_EXISTS: &str = "etcdserver: lease already exists";
 pub const LEASE_TTL_TOO_LARGE: &str = "etcdserver: too large lease TTL";
 pub const REQUEST_TOO_LARGE: &str = "etcdserver: request is too large";
 pub const TOO_MANY_REQUESTS: &str = "etcdserver: too many requests";
+pub const BAD_LEADER_TRANSFEREE: &str = "etcdserver: bad leader transferee";
+pub const WRONG_DOWNGRADE_VERSION: &str = "etcdserver: wrong downgrade target version format";
+pub const INVALID_DOWNGRADE_VERSION: &str = "etcdserver: invalid downgrade target version";
+pub const DOWNGRADE_IN_PROGRESS: &str = "etcdserver: cluster has a downgrade job in progress";
+pub const UNKNOWN_METHOD: &str = "etcdserver: unknown method";
 pub const STOPPED: &str = "etcdserver: server stopped";
 
 pub const ROOT_USER_MISSING: &str = "etcdserver: root user does not exist";
@@ -75,6 +81,7 @@ impl From<ApplyError> for Status {
             ApplyError::LeaseNotFound(_) => (Code::NotFound, LEASE_NOT_FOUND),
             ApplyError::LeaseExists(_) => (Code::FailedPrecondition, LEASE_EXISTS),
             ApplyError::KeyNotFound => (Code::InvalidArgument, KEY_NOT_FOUND),
+            ApplyError::DowngradeInProgress => (Code::FailedPrecondition, DOWNGRADE_IN_PROGRESS),
             ApplyError::NoSpace => (Code::ResourceExhausted, NO_SPACE),
             ApplyError::Corrupt => (Code::DataLoss, CORRUPT),
             ApplyError::Refused(refusal) => return refusal.into(),
@@ -116,6 +123,16 @@ impl From<ReadError> for Status {
             // The row went with a compaction that passed the revision this read was pinned to.
             ReadError::Gone(_) => Status::out_of_range(COMPACTED),
             ReadError::Io(detail) => Status::internal(format!("etcdserver: {detail}")),
+        }
+    }
+}
+
+impl From<SnapshotError> for Status {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Read(error) => error.into(),
+            SnapshotError::Abandoned(_) => Status::aborted(format!("etcdserver: {error}")),
+            SnapshotError::Write(error) => Status::internal(format!("etcdserver: {error}")),
         }
     }
 }

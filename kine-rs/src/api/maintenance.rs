@@ -1,11 +1,19 @@
-//! Maintenance: status, hashes, alarms, defragmentation.
+//! Maintenance: status, hashes, alarms, defragmentation, snapshots, and what leaders and downgrades are with one member.
 
 use super::Api;
+use super::error::{
+    BAD_LEADER_TRANSFEREE, INVALID_DOWNGRADE_VERSION, UNKNOWN_METHOD, WRONG_DOWNGRADE_VERSION,
+};
 use super::kv::blocking;
-use crate::apply::{Command, Reply};
+use crate::apply::{ApplyError, Command, Reply};
+use crate::auth::Caller;
+use crate::mvcc::Release;
 use crate::mvcc::hash::Hasher;
 use crate::mvcc::range::read_revision;
 use crate::rows::{ReadError, ScanFrom};
+use crate::snapshot::{Snapshot, Source, image};
+use bytes::Bytes;
+use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use proto::etcdserverpb::maintenance_server::Maintenance;
 use proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
@@ -19,6 +27,8 @@ use tonic::{Request, Response, Status};
 /// Rows and bytes read at a time while hashing.
 const HASH_ROWS_MAX: usize = 1000;
 const HASH_BYTES_MAX: usize = 4 << 20;
+/// etcd's size of a snapshot's messages.
+const SNAPSHOT_BLOB_BYTES: usize = 32 << 10;
 
 #[tonic::async_trait]
 impl Maintenance for Api {
@@ -51,9 +61,13 @@ impl Maintenance for Api {
             raft_term: identity.term,
             errors: raised.collect(),
             is_learner: false,
-            storage_version: minor_release(&self.about.version),
+            storage_version: view
+                .downgrade
+                .map_or_else(|| minor_release(&self.about.version), |target| format!("{target}.0")),
             db_size_quota: self.limits.quota_bytes as i64,
-            downgrade_info: Some(DowngradeInfo::default()),
+            downgrade_info: Some(view.downgrade.map_or_else(DowngradeInfo::default, |target| {
+                DowngradeInfo { enabled: true, target_version: format!("{target}.0") }
+            })),
         }))
     }
 
@@ -84,7 +98,11 @@ impl Maintenance for Api {
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         self.root_caller(&request)?;
-        Err(Status::unimplemented("etcdserver: snapshot is not supported yet"))
+        let (view, pin) = self.store.pin().await?;
+        let image = image(&view, self.store.identity(), &self.about);
+        let source = Source { view, pin, reader: self.store.reader().clone() };
+        let snapshot = blocking(move || Ok(Snapshot::plan(source, &image)?)).await?;
+        Ok(Response::new(Box::pin(stream(snapshot, minor_release(&self.about.version)))))
     }
 
     async fn move_leader(
@@ -92,19 +110,68 @@ impl Maintenance for Api {
         request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
         self.root_caller(&request)?;
-        Err(Status::unimplemented("etcdserver: this store has one member"))
+        if request.into_inner().target_id != self.store.identity().member_id {
+            return Err(Status::failed_precondition(BAD_LEADER_TRANSFEREE));
+        }
+        // The one member leads already; as etcd without a transfer: no header.
+        Ok(Response::new(MoveLeaderResponse { header: None }))
     }
 
     async fn downgrade(
         &self,
         request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
-        self.root_caller(&request)?;
-        Err(Status::unimplemented("etcdserver: downgrade is not supported yet"))
+        let caller = self.root_caller(&request)?;
+        let DowngradeRequest { action, version } = request.into_inner();
+        let view = self.store.view();
+        let before = view.downgrade.map_or_else(|| release(&self.about.version), |target| target.to_string());
+        let mut response = match DowngradeAction::try_from(action) {
+            Ok(DowngradeAction::Validate) => {
+                self.downgrade_target(&version)?;
+                if view.downgrade.is_some() {
+                    return Err(ApplyError::DowngradeInProgress.into());
+                }
+                DowngradeResponse {
+                    header: Some(self.store.identity().header(view.revision)),
+                    ..Default::default()
+                }
+            }
+            Ok(DowngradeAction::Enable) => {
+                let target = Some(self.downgrade_target(&version)?);
+                self.change_downgrade(caller, target).await?
+            }
+            Ok(DowngradeAction::Cancel) => self.change_downgrade(caller, None).await?,
+            Err(_) => return Err(Status::unknown(UNKNOWN_METHOD)),
+        };
+        response.version = before;
+        Ok(Response::new(response))
     }
 }
 
 impl Api {
+    /// The release that a client wants to go down to: the one before ours.
+    fn downgrade_target(&self, version: &str) -> Result<Release, Status> {
+        let target =
+            parse_release(version).ok_or_else(|| Status::invalid_argument(WRONG_DOWNGRADE_VERSION))?;
+        let one_above = Release { minor: target.minor.saturating_add(1), ..target };
+        if one_above.to_string() == release(&self.about.version) {
+            Ok(target)
+        } else {
+            Err(Status::invalid_argument(INVALID_DOWNGRADE_VERSION))
+        }
+    }
+
+    async fn change_downgrade(
+        &self,
+        caller: Caller,
+        target: Option<Release>,
+    ) -> Result<DowngradeResponse, Status> {
+        match self.store.propose(caller, Command::Downgrade { target }).await? {
+            Reply::Downgrade(response) => Ok(response),
+            other => unreachable!("a downgrade is answered with a downgrade, not {other:?}"),
+        }
+    }
+
     async fn hash_upto(&self, requested: i64) -> Result<HashKvResponse, Status> {
         let view = self.store.view();
         // As etcd: below zero there is nothing to hash, and that is said.
@@ -130,6 +197,58 @@ impl Api {
         let header = Some(self.store.identity().header(current));
         Ok(HashKvResponse { header, hash, compact_revision, hash_revision: revision })
     }
+}
+
+/// The messages of a snapshot: the file in blobs, then its digest. A client that stops reading stops the work, and loses
+/// the snapshot after a while (see `backend::Pin`).
+fn stream(
+    mut snapshot: Snapshot,
+    version: String,
+) -> impl futures::Stream<Item = Result<SnapshotResponse, Status>> + Send {
+    async_stream::try_stream! {
+        let mut remaining_bytes = snapshot.file_len();
+        let message = |remaining_bytes, blob| SnapshotResponse {
+            header: None,
+            remaining_bytes,
+            blob,
+            version: version.clone(),
+        };
+        loop {
+            let (rest, piece) = blocking(move || {
+                let piece = snapshot.piece()?;
+                Ok((snapshot, piece))
+            })
+            .await?;
+            snapshot = rest;
+            let Some(piece) = piece else { break };
+            let mut piece = Bytes::from(piece);
+            while !piece.is_empty() {
+                let blob = piece.split_to(piece.len().min(SNAPSHOT_BLOB_BYTES));
+                remaining_bytes -= blob.len() as u64;
+                yield message(remaining_bytes, blob);
+            }
+        }
+        if let Some(digest) = snapshot.digest() {
+            yield message(0, digest.into());
+        }
+    }
+}
+
+/// `3.7.1` -> `3.7`.
+fn release(version: &str) -> String {
+    let full = minor_release(version);
+    full.strip_suffix(".0").unwrap_or(&full).to_owned()
+}
+
+/// `3.6` or `3.6.2` -> 3.6, as etcd reads the target of a downgrade.
+fn parse_release(version: &str) -> Option<Release> {
+    let mut parts = version.split('.');
+    let major = parts.next()?.parse().ok()?;
+    let minor = parts.next()?.parse().ok()?;
+    if let Some(patch) = parts.next() {
+        patch.parse::<u32>().ok()?;
+    }
+    parts.next().is_none().then_some(Release { major, minor })
 }
 
 /// `3.7.1` -> `3.7.0`: etcd's cluster and storage versions name the minor release.

@@ -14,8 +14,8 @@ use proto::authpb::{Permission, Role, User};
 use std::collections::BTreeMap;
 
 /// Keys of `Bucket::Auth`.
-pub(super) const ENABLED: &[u8] = b"enabled";
-pub(super) const REVISION: &[u8] = b"revision";
+pub const ENABLED: &[u8] = b"enabled";
+pub const REVISION: &[u8] = b"revision";
 
 #[derive(Clone, Debug)]
 pub struct Accounts {

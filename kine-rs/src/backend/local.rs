@@ -4,13 +4,14 @@
 //! While one batch is being committed the next one gathers, so one fsync serves everybody who waited. A batch that can't be
 //! stored is undone by going back to the last published state.
 
+use super::pin::{Pin, Pins};
 use crate::apply::{ApplyError, Command, Machine, Reply};
 use crate::auth::Caller;
 use crate::auth::sessions::Sessions;
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
 use crate::mvcc::range::Values;
-use crate::mvcc::{State, Version};
+use crate::mvcc::{ReadView, State, Version};
 use crate::rows::{Batch, Bucket, CommitError, ReadError, RowWriter, Size};
 use crate::watch::Publisher;
 use arc_swap::ArcSwap;
@@ -52,6 +53,10 @@ pub enum Proposal {
     Size {
         reply: oneshot::Sender<Size>,
     },
+    /// The newest view, with its rows held back from compaction.
+    Pin {
+        reply: oneshot::Sender<(ReadView, Pin)>,
+    },
     Stop,
 }
 
@@ -66,6 +71,7 @@ pub struct Writer {
     pub proposals: mpsc::Receiver<Proposal>,
     /// Bytes allocated after the last commit, for the quota.
     pub allocated: Arc<AtomicU64>,
+    pub pins: Pins,
 }
 
 /// Replies that wait for the batch they belong to.
@@ -75,6 +81,7 @@ struct Round {
     physical: Vec<(Waiter, Reply)>,
     sizes: Vec<oneshot::Sender<Size>>,
     defragments: Vec<oneshot::Sender<()>>,
+    pins: Vec<oneshot::Sender<(ReadView, Pin)>>,
     compacted: bool,
     unreadable: Option<String>,
     stop: bool,
@@ -85,6 +92,8 @@ struct Round {
 struct Cleanup {
     garbage: bool,
     space: bool,
+    /// There was no space to tidy up; to be tried again after the next commit that fits.
+    stalled: bool,
     waiting: Vec<(Waiter, Reply)>,
 }
 
@@ -93,7 +102,10 @@ impl Writer {
     pub fn run(mut self) {
         let mut cleanup = Cleanup { garbage: true, ..Cleanup::default() };
         loop {
-            let first = if cleanup.garbage || cleanup.space {
+            // Rows that a pin holds wait for the command after it ends.
+            let droppable = cleanup.garbage && !self.pins.hold(Instant::now());
+            let tidying = if cleanup.garbage { droppable } else { cleanup.space };
+            let first = if tidying {
                 match self.proposals.try_recv() {
                     Ok(proposal) => Some(proposal),
                     Err(mpsc::error::TryRecvError::Empty) => None,
@@ -107,10 +119,10 @@ impl Writer {
             };
             let idle = first.is_none();
             let round = self.apply_waiting(first);
-            let garbage_done = cleanup.garbage && self.machine.collect_garbage(GARBAGE_ROWS_MAX);
+            let garbage_done = droppable && self.machine.collect_garbage(GARBAGE_ROWS_MAX);
             let stop = round.stop;
             self.commit(round, &mut cleanup);
-            if garbage_done && cleanup.garbage {
+            if garbage_done && !cleanup.stalled {
                 cleanup.garbage = false;
                 cleanup.space = true;
                 answer(cleanup.waiting.drain(..).map(|(reply, response)| (reply, Ok(response))));
@@ -164,6 +176,7 @@ impl Writer {
                 }
             }
             Proposal::Size { reply } => round.sizes.push(reply),
+            Proposal::Pin { reply } => round.pins.push(reply),
             Proposal::Defragment { reply } => round.defragments.push(reply),
             Proposal::Stop => round.stop = true,
         }
@@ -183,15 +196,19 @@ impl Writer {
         let batch = self.machine.take_batch();
         if let Some(detail) = round.unreadable.take() {
             self.undo();
-            return fail(round, || ApplyError::Read(ReadError::Io(detail.clone())));
-        }
-        if !batch.is_empty() {
+            fail(&mut round, || ApplyError::Read(ReadError::Io(detail.clone())));
+        } else if !batch.is_empty() {
             match self.rows.commit(&batch) {
-                Ok(()) => self.publish(&batch),
+                Ok(()) => {
+                    self.publish(&batch);
+                    cleanup.garbage |= std::mem::take(&mut cleanup.stalled);
+                }
                 Err(CommitError::Full) => {
                     self.undo();
                     self.raise_nospace();
-                    return fail(round, || ApplyError::NoSpace);
+                    fail(&mut round, || ApplyError::NoSpace);
+                    cleanup.stalled |= std::mem::take(&mut cleanup.garbage);
+                    cleanup.space = false;
                 }
                 Err(CommitError::Fatal(error)) => stop_process(&error),
             }
@@ -212,6 +229,9 @@ impl Writer {
         }
         for reply in round.sizes {
             reply.send(self.rows.size()).ok();
+        }
+        for reply in round.pins {
+            reply.send((self.published.load_full(), self.pins.give(Instant::now()))).ok();
         }
     }
 
@@ -264,11 +284,11 @@ fn answer(replies: impl Iterator<Item = (Waiter, Outcome)>) {
     }
 }
 
-fn fail(round: Round, error: impl Fn() -> ApplyError) {
-    let physical = round.physical.into_iter().map(|(reply, _)| (reply, Err(error())));
-    answer(
-        round.replies.into_iter().map(|(reply, result)| (reply, result.and(Err(error())))).chain(physical),
-    );
+/// Answers every command of a round that could not be stored.
+fn fail(round: &mut Round, error: impl Fn() -> ApplyError) {
+    round.compacted = false;
+    let physical = round.physical.drain(..).map(|(reply, _)| (reply, Err(error())));
+    answer(round.replies.drain(..).map(|(reply, result)| (reply, result.and(Err(error())))).chain(physical));
 }
 
 /// The bytes a waiting command holds, given back when it is taken or dropped.

@@ -5,12 +5,14 @@
 //! One process owns a file: a lock file beside it names the owner.
 
 mod checkpoint;
+mod fill;
 mod integrity;
 mod lock;
 mod open;
 mod reader;
 mod writer;
 
+pub use fill::{Filler, create};
 pub use open::{OpenError, Options, open};
 
 /// `application_id` of our files: "kine" in ASCII.

@@ -76,6 +76,10 @@ impl<W: Write> DigestWriter<W> {
         Self { out, hasher: Sha256::new() }
     }
 
+    pub fn out_mut(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// The output and the digest of what it got. The digest is not written.
     pub fn finish(self) -> (W, Digest) {
         (self.out, self.hasher.finalize().into())

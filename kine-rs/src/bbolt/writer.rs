@@ -204,6 +204,11 @@ impl<W: Write> Writer<W> {
         self.walk.push(key.len(), value.len(), &mut |closed| self.pages.write(closed))
     }
 
+    /// The output, for a caller that takes from it what was written so far.
+    pub fn out_mut(&mut self) -> &mut W {
+        &mut self.pages.out
+    }
+
     /// Writes the root bucket and returns the output, which is not flushed.
     ///
     /// # Errors

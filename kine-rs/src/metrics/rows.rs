@@ -219,4 +219,9 @@ impl RowReader for MeasuredReader {
         let scan = || self.rows.scan(from, rows_max, bytes_max);
         self.metrics.rows.scan.run(&self.slow, read_code, scan).0
     }
+
+    fn scan_heads(&self, from: ScanFrom, rows_max: usize) -> Result<Vec<Row>, ReadError> {
+        let scan = || self.rows.scan_heads(from, rows_max);
+        self.metrics.rows.scan.run(&self.slow, read_code, scan).0
+    }
 }

@@ -72,7 +72,7 @@ fn revision_key(row: &Row) -> Vec<u8> {
 }
 
 /// etcd's record of a row: of a tombstone only the key.
-fn record(row: &Row) -> KeyValue {
+pub fn record(row: &Row) -> KeyValue {
     if row.version.is_tombstone() {
         KeyValue { key: row.key.clone(), ..Default::default() }
     } else {

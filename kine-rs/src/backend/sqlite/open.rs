@@ -6,11 +6,11 @@ use super::integrity::IntegrityCheck;
 use super::lock::{LockError, LockFile};
 use super::{APPLICATION_ID, FORMAT, VALUE_BYTES_MAX, reader::SqliteReader, writer::SqliteWriter};
 use crate::apply::{
-    Identity, META_CLUSTER_ID, META_COMPACT_REVISION, META_MEMBER_ID, META_REVISION_FLOOR, META_TERM,
-    alarm_key,
+    Identity, META_CLUSTER_ID, META_COMPACT_REVISION, META_DOWNGRADE, META_MEMBER_ID, META_REVISION_FLOOR,
+    META_TERM, alarm_key,
 };
 use crate::backend::{Opened, new_identity};
-use crate::mvcc::{Granted, Rebuild, Version};
+use crate::mvcc::{Granted, Rebuild, Release, Version};
 use crate::rows::Bucket;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, limits::Limit};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,27 @@ const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// A file up to this size is checked before anything is served; a larger one beside the first requests, because reading
 /// all of it would hold up a restart for seconds. Rebuilding the index reads every row either way.
 const CHECK_FIRST_BYTES_MAX: u64 = 64 << 20;
+
+/// The tables of a new file, for a transaction of the caller. The last two lines are `APPLICATION_ID` and `FORMAT`.
+pub(super) const TABLES: &str = "
+CREATE TABLE rows (
+    location INTEGER PRIMARY KEY,
+    revision INTEGER NOT NULL,
+    sub INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    create_revision INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    lease INTEGER NOT NULL,
+    value BLOB NOT NULL
+) STRICT;
+CREATE TABLE records (
+    bucket INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (bucket, key)
+) STRICT, WITHOUT ROWID;
+PRAGMA application_id = 1802071653;
+PRAGMA user_version = 1";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -46,6 +67,8 @@ pub enum OpenError {
         "{path} is a database of another program (application id {application_id:#x}); it was left untouched"
     )]
     Foreign { path: PathBuf, application_id: i64 },
+    #[error("database {path} is not empty; it was left untouched, use another path or move it away")]
+    NotEmpty { path: PathBuf },
     #[error("database {path} is corrupt: {detail}; restore a backup or move the file away")]
     Corrupt { path: PathBuf, detail: String },
     #[error("SQLite {0} is too old: versions before 3.51.3 can corrupt a database")]
@@ -63,13 +86,12 @@ pub fn open(options: &Options) -> Result<Opened, OpenError> {
     let lock = LockFile::acquire(path)?;
     create_file(path)?;
     let failed = |error| from_sqlite(path, error);
-    let connection =
-        connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE).map_err(failed)?;
-    let fresh = check_owner(path, &connection)?;
+    let connection = connect_to_unknown(path).map_err(failed)?;
+    let fresh = check_owner(path, &connection)? == Owner::Nobody;
     configure_writer(&connection, options, fresh).map_err(failed)?;
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     if fresh {
-        create_tables(&connection).map_err(failed)?;
+        connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES}; COMMIT")).map_err(failed)?;
     } else if bytes <= CHECK_FIRST_BYTES_MAX {
         check_integrity(path, &connection)?;
     }
@@ -91,7 +113,17 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
     Ok(connection)
 }
 
-fn create_directory(path: &Path) -> Result<(), OpenError> {
+/// For a file that may not be ours: closing it again leaves everything as it was found.
+pub(super) fn connect_to_unknown(path: &Path) -> rusqlite::Result<Connection> {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let has_wal = Path::new(&wal).exists();
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_wal)?;
+    Ok(connection)
+}
+
+pub(super) fn create_directory(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::DirBuilderExt;
     let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else {
         return Ok(());
@@ -104,7 +136,7 @@ fn create_directory(path: &Path) -> Result<(), OpenError> {
 }
 
 /// The file holds secrets: only its owner may read it. SQLite gives the WAL the same mode.
-fn create_file(path: &Path) -> Result<(), OpenError> {
+pub(super) fn create_file(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::OpenOptionsExt;
     let created = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
     match created {
@@ -115,8 +147,16 @@ fn create_file(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Whether the file is new; refuses what is not ours without having written anything.
-fn check_owner(path: &Path, connection: &Connection) -> Result<bool, OpenError> {
+/// Whose file it is that may be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// It is new.
+    Nobody,
+    Us,
+}
+
+/// Refuses what is not ours without having written anything.
+pub(super) fn check_owner(path: &Path, connection: &Connection) -> Result<Owner, OpenError> {
     let failed = |error| from_sqlite(path, error);
     let number = |pragma: &str| {
         connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map_err(failed)
@@ -126,14 +166,15 @@ fn check_owner(path: &Path, connection: &Connection) -> Result<bool, OpenError> 
     let objects: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
     match (application_id, format) {
-        (0, 0) if objects == 0 => Ok(true),
+        (0, 0) if objects == 0 => Ok(Owner::Nobody),
         (APPLICATION_ID, found) if found > FORMAT => Err(OpenError::NewerFormat { path: path.into(), found }),
-        (APPLICATION_ID, FORMAT) => Ok(false),
+        (APPLICATION_ID, FORMAT) => Ok(Owner::Us),
         _ => Err(OpenError::Foreign { path: path.into(), application_id }),
     }
 }
 
 fn configure_writer(connection: &Connection, options: &Options, fresh: bool) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     if fresh {
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
@@ -142,31 +183,6 @@ fn configure_writer(connection: &Connection, options: &Options, fresh: bool) -> 
     connection.pragma_update(None, "cache_size", -8192)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "locking_mode", "NORMAL")
-}
-
-fn create_tables(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(&format!(
-        "BEGIN IMMEDIATE;
-         CREATE TABLE rows (
-             location INTEGER PRIMARY KEY,
-             revision INTEGER NOT NULL,
-             sub INTEGER NOT NULL,
-             key BLOB NOT NULL,
-             create_revision INTEGER NOT NULL,
-             version INTEGER NOT NULL,
-             lease INTEGER NOT NULL,
-             value BLOB NOT NULL
-         ) STRICT;
-         CREATE TABLE records (
-             bucket INTEGER NOT NULL,
-             key BLOB NOT NULL,
-             value BLOB NOT NULL,
-             PRIMARY KEY (bucket, key)
-         ) STRICT, WITHOUT ROWID;
-         PRAGMA application_id = {APPLICATION_ID};
-         PRAGMA user_version = {FORMAT};
-         COMMIT;"
-    ))
 }
 
 pub(super) fn check_integrity(path: &Path, connection: &Connection) -> Result<(), OpenError> {
@@ -236,6 +252,8 @@ fn rebuild(path: &Path, connection: &Connection) -> Result<crate::mvcc::State, O
     let mut state = rebuild.finish(meta(connection, META_REVISION_FLOOR).map_err(failed)?.unwrap_or(1));
     state.alarms = Arc::new(alarms);
     state.auth = Arc::new(accounts.finish());
+    state.downgrade =
+        meta(connection, META_DOWNGRADE).map_err(failed)?.map(|both| Release::decode(both.to_be_bytes()));
     Ok(state)
 }
 

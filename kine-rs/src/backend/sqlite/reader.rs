@@ -100,12 +100,23 @@ impl RowReader for SqliteReader {
 
     fn scan(&self, from: ScanFrom, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, ReadError> {
         self.with(|connection| {
-            let start = match from {
-                ScanFrom::Location(location) => location,
-                ScanFrom::Revision(revision) => first_location(connection, revision).map_err(failed)?,
-            };
+            let start = start(connection, from).map_err(failed)?;
             scan(connection, start, rows_max, bytes_max).map_err(failed)
         })
+    }
+
+    fn scan_heads(&self, from: ScanFrom, rows_max: usize) -> Result<Vec<Row>, ReadError> {
+        self.with(|connection| {
+            let start = start(connection, from).map_err(failed)?;
+            scan_heads(connection, start, rows_max).map_err(failed)
+        })
+    }
+}
+
+fn start(connection: &Connection, from: ScanFrom) -> rusqlite::Result<u64> {
+    match from {
+        ScanFrom::Location(location) => Ok(location),
+        ScanFrom::Revision(revision) => first_location(connection, revision),
     }
 }
 
@@ -126,22 +137,37 @@ fn scan(
     {
         let value = Bytes::copy_from_slice(row.get_ref(7)?.as_blob()?);
         bytes += value.len();
-        let version = Version {
-            location: row.get(0)?,
-            mod_revision: row.get(1)?,
-            create_revision: row.get(2)?,
-            version: row.get(3)?,
-            lease: row.get(4)?,
-            value_len: value.len() as u32,
-        };
-        out.push(Row {
-            sub: row.get(5)?,
-            key: Bytes::copy_from_slice(row.get_ref(6)?.as_blob()?),
-            version,
-            value,
-        });
+        let head = head(row, value.len() as u32)?;
+        out.push(Row { value, ..head });
     }
     Ok(out)
+}
+
+fn scan_heads(connection: &Connection, start: u64, rows_max: usize) -> rusqlite::Result<Vec<Row>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT location, revision, create_revision, version, lease, sub, key, length(value) FROM rows
+         WHERE location >= ?1 ORDER BY location LIMIT ?2",
+    )?;
+    let mut rows = statement.query((start, rows_max as i64))?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        out.push(head(row, row.get(7)?)?);
+    }
+    Ok(out)
+}
+
+/// A row without its value, from the columns both scans begin with.
+fn head(row: &rusqlite::Row, value_len: u32) -> rusqlite::Result<Row> {
+    let version = Version {
+        location: row.get(0)?,
+        mod_revision: row.get(1)?,
+        create_revision: row.get(2)?,
+        version: row.get(3)?,
+        lease: row.get(4)?,
+        value_len,
+    };
+    let key = Bytes::copy_from_slice(row.get_ref(6)?.as_blob()?);
+    Ok(Row { sub: row.get(5)?, key, version, value: Bytes::new() })
 }
 
 /// The first location at or above `revision`: rows are in the order of both, so it is found by halving.

@@ -99,6 +99,11 @@ impl<W: Write> SnapshotWriter<W> {
         self.writer.record(&key.encode(), value)
     }
 
+    /// The output, for a caller that takes from it what was written so far.
+    pub fn out_mut(&mut self) -> &mut W {
+        self.writer.out_mut().out_mut()
+    }
+
     /// Completes the database file. The digest is the caller's to send or append; the output is not flushed.
     ///
     /// # Errors
