@@ -1,8 +1,9 @@
 //! Command lines: text from arguments and the environment -> `Config`. Nothing is opened here.
 //!
-//! One file per face (`kine` now); what Go's flag packages accept beyond clap is evened out before clap sees it. Called by
+//! One file per face; what Go's flag packages accept beyond clap is evened out before clap sees it. Called by
 //! `main`; a flag that can have no meaning for this store is accepted, and all of those given are named in one warning.
 
+pub mod etcd;
 pub mod kine;
 pub mod snapshot;
 

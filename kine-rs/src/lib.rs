@@ -16,6 +16,7 @@ pub mod config;
 pub mod embed;
 pub mod flags;
 pub mod lease;
+pub mod logs;
 pub mod metrics;
 pub mod mvcc;
 pub mod rows;
