@@ -332,7 +332,8 @@ async fn serve(
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .keep_alive_interval(options.ping_interval)
         .keep_alive_timeout(options.ping_timeout);
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
+    // As Go writes them: scripts compare names of headers as they are.
+    builder.http1().title_case_headers(true).timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
     let connection = builder.serve_connection(TokioIo::new(stream), faces);
     tokio::pin!(connection);
     let result = tokio::select! {

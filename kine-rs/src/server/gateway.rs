@@ -25,8 +25,9 @@ use wire::{Messages, Values, to_json};
 /// JSON is larger than the message it stands for: base64 and names.
 const JSON_PER_MESSAGE: usize = 2;
 
+/// `/v3beta/` is what it was called once; etcd still answers there.
 pub fn is_gateway(path: &str) -> bool {
-    path.starts_with("/v3/")
+    path.starts_with("/v3/") || path.starts_with("/v3beta/")
 }
 
 pub async fn gateway(faces: &Faces, request: Request<Body>) -> Response<Body> {

@@ -23,6 +23,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use tonic::body::Body;
 use tonic::{Code, Status};
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 use tower_service::Service;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -40,6 +42,8 @@ pub struct Faces {
     election: ElectionServer<Api>,
     /// The common name of the client's certificate.
     certificate_name: Option<CertificateName>,
+    /// Always "serving": a server that can't serve is gone.
+    health: HealthServer<HealthService>,
     http: Arc<Http>,
     serves: Serves,
     /// The connection is encrypted.
@@ -64,6 +68,7 @@ impl Faces {
             lock: LockServer::new(api.clone()).max_decoding_message_size(decode_max),
             election: ElectionServer::new(api.clone()).max_decoding_message_size(decode_max),
             certificate_name: None,
+            health: HealthServer::new(HealthService::from_health_reporter(HealthReporter::new())),
             api,
             http,
             serves: Serves::Everything,
@@ -139,6 +144,7 @@ impl Faces {
                 }
                 checked(self.cluster.clone().call(request))
             }
+            "grpc.health.v1.Health" => checked(self.health.clone().call(request)),
             service => {
                 let status = Status::new(Code::Unimplemented, format!("unknown service {service}"));
                 Box::pin(async move { Ok(status.into_http()) })

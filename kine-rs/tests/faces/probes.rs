@@ -6,6 +6,9 @@ use proto::etcdserverpb::kv_client::KvClient;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, PutRequest, alarm_request::AlarmAction};
 use std::net::TcpListener;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 /// The value of a sample, by its name with its labels.
 fn sample(metrics: &str, name: &str) -> Option<f64> {
@@ -93,6 +96,16 @@ fn paths_and_methods_are_answered_as_etcd_does() {
     let post = ask(server.address(), "POST /health HTTP/1.1\r\nHost: localhost\r\n", "");
     assert_eq!((post.status, post.body.as_str()), (405, "Method Not Allowed\n"));
     assert!(post.headers.contains("allow: get"), "{}", post.headers);
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grpc_health_service_says_that_it_serves() {
+    let server = Server::start(Config::default());
+    let channel = tonic::transport::Endpoint::from_shared(server.url()).expect("an address");
+    let mut health = HealthClient::new(channel.connect().await.expect("connected"));
+    let answer = health.check(HealthCheckRequest::default()).await.expect("answered").into_inner();
+    assert_eq!(answer.status(), ServingStatus::Serving);
     server.stop();
 }
 

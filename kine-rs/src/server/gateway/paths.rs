@@ -103,12 +103,19 @@ static METHODS: LazyLock<HashMap<&'static str, MethodDescriptor>> = LazyLock::ne
 
 /// The method of a path such as `/v3/kv/range`.
 pub fn method(path: &str) -> Option<&'static MethodDescriptor> {
-    METHODS.get(path.strip_prefix("/v3/")?)
+    METHODS.get(path.strip_prefix("/v3/").or_else(|| path.strip_prefix("/v3beta/"))?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_have_two_prefixes() {
+        let name = |path| method(path).map(|method| method.name());
+        assert_eq!([name("/v3/kv/range"), name("/v3beta/kv/range")], [Some("Range"); 2]);
+        assert_eq!([name("/v3alpha/kv/range"), name("/kv/range")], [None; 2]);
+    }
 
     #[test]
     fn every_method_has_a_path_but_the_stream_of_ranges() {
