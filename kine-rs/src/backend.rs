@@ -63,7 +63,7 @@ impl Endpoint {
     }
 
     /// Makes a new, durable store of what `fill` puts into it; all or nothing.
-    pub fn create<T, E: From<OpenError>>(
+    pub fn create<T, E: From<OpenError> + From<SqliteError>>(
         &self,
         fill: impl FnOnce(&mut Filler) -> Result<T, E>,
     ) -> Result<T, E> {

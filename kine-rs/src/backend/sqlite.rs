@@ -10,6 +10,7 @@ mod integrity;
 mod lock;
 mod open;
 mod reader;
+mod takeover;
 mod writer;
 
 pub use fill::{Filler, create};

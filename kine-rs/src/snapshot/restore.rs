@@ -5,7 +5,7 @@
 
 use crate::apply::{META_COMPACT_REVISION, META_REVISION_FLOOR, alarm_key};
 use crate::auth;
-use crate::backend::{Endpoint, Filler, OpenError};
+use crate::backend::{Endpoint, Filler, OpenError, SqliteError};
 use crate::bbolt::ReadAt;
 use crate::bbolt::etcd::{
     Auth, Image, RecordKey, RevisionRecord, SnapshotReadError, SnapshotReader, TrailerPolicy,
@@ -42,6 +42,12 @@ pub enum RestoreError {
     Revisions { main: i64, sub: i64, found: i64, create: i64, version: i64 },
     #[error("the revision {revision} can't be raised by {by}")]
     Bump { revision: i64, by: u64 },
+}
+
+impl From<SqliteError> for RestoreError {
+    fn from(error: SqliteError) -> Self {
+        RestoreError::Database(error.into())
+    }
 }
 
 /// What was restored, for the user.

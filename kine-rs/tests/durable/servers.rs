@@ -39,7 +39,20 @@ pub struct Server {
 impl Server {
     /// Our kine on a database, ready.
     pub fn kine(database: &Path) -> Self {
-        Server::start_kine(Command::new(env!("CARGO_BIN_EXE_kine")), database)
+        Server::kine_with(database, |_| {})
+    }
+
+    pub fn kine_with(database: &Path, prepare: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kine"));
+        prepare(&mut command);
+        Server::start_kine(command, database)
+    }
+
+    /// The real Go kine on a database, ready.
+    pub fn go_kine(database: &Path) -> Self {
+        let mut command = Command::new(binary("kine"));
+        command.args(["--compact-min-retain", "0"]);
+        Server::start_kine(command, database)
     }
 
     fn start_kine(mut command: Command, database: &Path) -> Self {
@@ -116,17 +129,19 @@ impl Server {
         (hash["hash"].clone(), hash["compact_revision"].clone())
     }
 
-    /// Events from a revision on, as etcdctl prints them, until `last` is in them.
-    pub fn watch(&self, from: i64, last: &str) -> String {
+    /// Events of some keys from a revision on, as etcdctl prints them, until `last` and the line after it are in them.
+    pub fn watch(&self, keys: &[&str], from: i64, last: &str) -> String {
         use std::io::{BufRead, BufReader};
         let mut child = self
-            .command(&["watch", "", "--prefix", "--rev", &from.to_string()])
+            .command(&[&["watch"], keys, &["--rev", &from.to_string()]].concat())
             .stdout(Stdio::piped())
             .spawn()
             .expect("etcdctl runs");
         let mut seen = String::new();
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        while !seen.contains(last) {
+        let mut is_last = false;
+        while !is_last {
+            is_last = seen.contains(last);
             seen += &lines.next().expect("more events").expect("text");
             seen.push('\n');
         }

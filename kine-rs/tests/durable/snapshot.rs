@@ -78,8 +78,8 @@ fn assert_same(one: &Server, other: &Server) {
         let old = stderr(&server.try_ctl(&["get", "c", "--rev", "8"]));
         assert!(old.contains("required revision has been compacted"), "{old}");
     }
-    let events = one.watch(10, "\na\n\n");
-    assert_eq!(events, other.watch(10, "\na\n\n"));
+    let events = one.watch(&["", "--prefix"], 10, "DELETE\na\n");
+    assert_eq!(events, other.watch(&["", "--prefix"], 10, "DELETE\na\n"));
     assert!(events.contains("DELETE\nb/1"), "{events}");
     let leases = |server: &Server| server.json(&["lease", "list"])["leases"].clone();
     assert_eq!(leases(one), leases(other));

@@ -4,9 +4,9 @@
 
 use super::lock::LockFile;
 use super::open::{
-    self, Options, Owner, TABLES, check_owner, connect_to_unknown, create_directory, create_file, from_sqlite,
+    OpenError, Options, Owner, TABLES, check_owner, connect_to_unknown, create_directory, create_file,
+    from_sqlite,
 };
-use crate::backend::OpenError;
 use crate::rows::{RecordWrite, Row};
 use rusqlite::Connection;
 use std::path::Path;
@@ -56,7 +56,7 @@ impl<'c> Filler<'c> {
     }
 
     fn failed(&self, error: rusqlite::Error) -> OpenError {
-        from_sqlite(self.path, error).into()
+        from_sqlite(self.path, error)
     }
 }
 
@@ -66,22 +66,22 @@ pub fn create<T, E: From<OpenError>>(
     fill: impl FnOnce(&mut Filler) -> Result<T, E>,
 ) -> Result<T, E> {
     let path = &options.path;
-    let (_lock, connection) = begin(path).map_err(OpenError::from)?;
+    let (_lock, connection) = begin(path)?;
     let result = fill(&mut Filler::new(path, &connection))?;
-    connection.execute_batch("COMMIT").map_err(|error| OpenError::from(from_sqlite(path, error)))?;
+    connection.execute_batch("COMMIT").map_err(|error| from_sqlite(path, error))?;
     Ok(result)
 }
 
 /// Opens a file that must be new and begins the transaction that makes it ours. Its rollback journal is empty, whereas a
 /// WAL would hold everything a second time.
-fn begin(path: &Path) -> Result<(LockFile, Connection), open::OpenError> {
+fn begin(path: &Path) -> Result<(LockFile, Connection), OpenError> {
     create_directory(path)?;
     let lock = LockFile::acquire(path)?;
     create_file(path)?;
     let failed = |error| from_sqlite(path, error);
     let connection = connect_to_unknown(path).map_err(failed)?;
     if check_owner(path, &connection)? != Owner::Nobody {
-        return Err(open::OpenError::NotEmpty { path: path.into() });
+        return Err(OpenError::NotEmpty { path: path.into() });
     }
     let begin = format!("PRAGMA auto_vacuum = INCREMENTAL; BEGIN IMMEDIATE; {TABLES}");
     connection.execute_batch(&begin).map_err(failed)?;

@@ -4,6 +4,7 @@
 
 use super::integrity::IntegrityCheck;
 use super::lock::{LockError, LockFile};
+use super::takeover::{self, take_over};
 use super::{APPLICATION_ID, FORMAT, VALUE_BYTES_MAX, reader::SqliteReader, writer::SqliteWriter};
 use crate::apply::{
     Identity, META_CLUSTER_ID, META_COMPACT_REVISION, META_DOWNGRADE, META_MEMBER_ID, META_REVISION_FLOOR,
@@ -69,6 +70,13 @@ pub enum OpenError {
     Foreign { path: PathBuf, application_id: i64 },
     #[error("database {path} is not empty; it was left untouched, use another path or move it away")]
     NotEmpty { path: PathBuf },
+    #[error("database {path} is open in another process; stop it (a Go kine?) and start again")]
+    InUse { path: PathBuf },
+    #[error(
+        "database {path} has a table \"kine\" without column {missing}, which no kine from 0.9 to 0.16 writes; \
+         it was left untouched"
+    )]
+    UnknownKine { path: PathBuf, missing: String },
     #[error("database {path} is corrupt: {detail}; restore a backup or move the file away")]
     Corrupt { path: PathBuf, detail: String },
     #[error("SQLite {0} is too old: versions before 3.51.3 can corrupt a database")]
@@ -86,8 +94,14 @@ pub fn open(options: &Options) -> Result<Opened, OpenError> {
     let lock = LockFile::acquire(path)?;
     create_file(path)?;
     let failed = |error| from_sqlite(path, error);
-    let connection = connect_to_unknown(path).map_err(failed)?;
-    let fresh = check_owner(path, &connection)? == Owner::Nobody;
+    let mut connection = connect_to_unknown(path).map_err(failed)?;
+    let owner = check_owner(path, &connection)?;
+    if owner == Owner::GoKine {
+        drop(connection);
+        take_over(path)?;
+        connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
+    }
+    let fresh = owner == Owner::Nobody;
     configure_writer(&connection, options, fresh).map_err(failed)?;
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     if fresh {
@@ -153,6 +167,8 @@ pub(super) enum Owner {
     /// It is new.
     Nobody,
     Us,
+    /// To be taken over.
+    GoKine,
 }
 
 /// Refuses what is not ours without having written anything.
@@ -169,8 +185,17 @@ pub(super) fn check_owner(path: &Path, connection: &Connection) -> Result<Owner,
         (0, 0) if objects == 0 => Ok(Owner::Nobody),
         (APPLICATION_ID, found) if found > FORMAT => Err(OpenError::NewerFormat { path: path.into(), found }),
         (APPLICATION_ID, FORMAT) => Ok(Owner::Us),
+        (0, 0) if has_table(connection, takeover::TABLE).map_err(failed)? => Ok(Owner::GoKine),
         _ => Err(OpenError::Foreign { path: path.into(), application_id }),
     }
+}
+
+fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = ?1",
+        [name],
+        |row| row.get(0),
+    )
 }
 
 fn configure_writer(connection: &Connection, options: &Options, fresh: bool) -> rusqlite::Result<()> {

@@ -112,6 +112,17 @@ impl SqliteWriter {
         CommitError::Full
     }
 
+    /// Runs a statement to its end: a vacuum answers with a row for every page, and stops where nobody asks for the next.
+    fn run(&self, statement: &str) -> Result<(), CommitError> {
+        let run = || {
+            let mut statement = self.connection.prepare_cached(statement)?;
+            let mut rows = statement.query([])?;
+            while rows.next()?.is_some() {}
+            Ok(())
+        };
+        run().map_err(|error| self.undo(error))
+    }
+
     fn bound_wal(&self) -> Result<(), CommitError> {
         let pages = self.wal_pages.load(Ordering::Relaxed);
         if pages >= WAL_PAGES_MAX {
@@ -153,17 +164,21 @@ impl RowWriter for SqliteWriter {
         if free < FREE_PAGES_KEPT || free < pages / 4 {
             return Ok(false);
         }
-        self.connection
-            .execute_batch(&format!("PRAGMA incremental_vacuum({RELEASE_PAGES})"))
-            .map_err(|error| self.undo(error))?;
+        self.run(&format!("PRAGMA incremental_vacuum({RELEASE_PAGES})"))?;
         self.bound_wal()?;
-        Ok(true)
+        Ok(self.number("freelist_count").map_err(fatal)? < free)
     }
 
     fn defragment(&mut self) -> Result<(), CommitError> {
-        self.connection
-            .execute_batch("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
-            .map_err(|error| self.undo(error))
+        /// SQLite's number for it; a file that was taken over can be without.
+        const INCREMENTAL: i64 = 2;
+        if self.number("auto_vacuum").map_err(fatal)? == INCREMENTAL {
+            self.run("PRAGMA incremental_vacuum")?;
+        } else {
+            self.run("PRAGMA auto_vacuum = INCREMENTAL")?;
+            self.run("VACUUM")?;
+        }
+        self.run("PRAGMA wal_checkpoint(TRUNCATE)")
     }
 
     fn size(&self) -> Size {
