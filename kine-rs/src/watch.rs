@@ -9,10 +9,13 @@
 
 mod catch_up;
 mod event;
+mod handle;
 mod hub;
 mod index;
 mod queue;
+mod recent;
 
 pub use event::{Frame, Item};
-pub use hub::{Create, Hub, HubHandle, Publisher, Stream};
+pub use handle::{HubHandle, Publisher, Stream};
+pub use hub::{Create, Hub};
 pub use queue::Queue;

@@ -5,9 +5,11 @@
 //! nobody: a full queue turns the watcher into one that is behind.
 
 use super::catch_up::{Behind, Job};
-use super::event::{Events, Item, encode};
+use super::event::{Events, Item};
+use super::handle::{Counts, HubHandle, SharedCounts};
 use super::index::{Index, Watched};
 use super::queue::Queue;
+use super::recent::{Entry, Recent};
 use crate::apply::Identity;
 use crate::cache::ValueCache;
 use crate::mvcc::State;
@@ -17,18 +19,15 @@ use bytes::Bytes;
 use proto::etcdserverpb::{ResponseHeader, WatchResponse};
 use proto::mvccpb::KeyValue;
 use slab::Slab;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// Messages that may wait for the hub; more make the writer or the client wait.
 const MAILBOX_MAX: usize = 4096;
-/// Changesets kept in memory so that a watcher only a little behind needs no disk.
-const RECENT_CHANGES_MAX: usize = 16 << 10;
-const RECENT_BYTES_MAX: usize = 8 << 20;
 
 /// A watch to register.
 #[derive(Clone, Debug)]
@@ -123,130 +122,6 @@ pub(super) enum Outcome {
     },
 }
 
-/// How the writer and the streams reach the hub.
-#[derive(Clone)]
-pub struct HubHandle {
-    mailbox: mpsc::Sender<Message>,
-    next_stream: Arc<AtomicU64>,
-    counts: Arc<SharedCounts>,
-}
-
-/// How many there are now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub streams: usize,
-    pub watchers: usize,
-}
-
-impl HubHandle {
-    pub fn publisher(&self) -> Publisher {
-        Publisher { mailbox: self.mailbox.clone() }
-    }
-
-    pub fn counts(&self) -> Counts {
-        self.counts.get()
-    }
-
-    /// Opens a stream; `None` when the hub has stopped.
-    pub async fn open(&self) -> Option<Stream> {
-        let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
-        let queue = Arc::new(Queue::default());
-        self.mailbox.send(Message::Open { stream: id, queue: queue.clone() }).await.ok()?;
-        Some(Stream { id, queue, mailbox: self.mailbox.clone() })
-    }
-
-    /// Ends all streams and the hub: nothing is watched any more.
-    pub async fn close(&self) {
-        // Gone already: nothing to end.
-        drop(self.mailbox.send(Message::Stop).await);
-    }
-
-    /// Ends the hub; blocks while its mailbox is full.
-    pub fn stop(&self) {
-        // Gone already: nothing to stop.
-        drop(self.mailbox.blocking_send(Message::Stop));
-    }
-}
-
-/// Written by the hub, read by whoever asks; the two numbers need not be of the same moment.
-#[derive(Default)]
-struct SharedCounts {
-    streams: AtomicUsize,
-    watchers: AtomicUsize,
-}
-
-impl SharedCounts {
-    fn set(&self, counts: Counts) {
-        self.streams.store(counts.streams, Ordering::Relaxed);
-        self.watchers.store(counts.watchers, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> Counts {
-        Counts {
-            streams: self.streams.load(Ordering::Relaxed),
-            watchers: self.watchers.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// The writer's end.
-pub struct Publisher {
-    mailbox: mpsc::Sender<Message>,
-}
-
-impl Publisher {
-    /// Hands over what was committed; blocks while the hub's mailbox is full.
-    pub fn publish(&self, revision: i64, changesets: &[Arc<Changeset>]) {
-        if !changesets.is_empty() {
-            // The hub has stopped only when the process is about to.
-            drop(self.mailbox.blocking_send(Message::Publish { revision, changesets: changesets.to_vec() }));
-        }
-    }
-}
-
-/// A stream's end: requests go to the hub, `queue` brings what to send.
-pub struct Stream {
-    id: u64,
-    pub queue: Arc<Queue>,
-    mailbox: mpsc::Sender<Message>,
-}
-
-impl Stream {
-    pub async fn create(&self, create: Create) {
-        self.send(Message::Create { stream: self.id, create }).await;
-    }
-
-    pub async fn refuse(&self, reason: String) {
-        self.send(Message::Refuse { stream: self.id, reason }).await;
-    }
-
-    pub async fn cancel(&self, watch_id: i64) {
-        self.send(Message::Cancel { stream: self.id, watch_id }).await;
-    }
-
-    pub async fn progress(&self) {
-        self.send(Message::Progress { stream: self.id }).await;
-    }
-
-    async fn send(&self, message: Message) {
-        if self.mailbox.send(message).await.is_err() {
-            self.queue.close();
-        }
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.queue.close();
-        let (mailbox, stream) = (self.mailbox.clone(), self.id);
-        if let Err(mpsc::error::TrySendError::Full(message)) = mailbox.try_send(Message::Close { stream })
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move { drop(mailbox.send(message).await) });
-        }
-    }
-}
-
 pub struct Hub {
     mailbox: mpsc::Receiver<Message>,
     core: Core,
@@ -308,8 +183,7 @@ impl Hub {
         progress_interval: Duration,
     ) -> (Hub, HubHandle) {
         let (to_self, mailbox) = mpsc::channel(MAILBOX_MAX);
-        let handle =
-            HubHandle { mailbox: to_self.clone(), next_stream: Arc::default(), counts: Arc::default() };
+        let handle = HubHandle::new(to_self.clone());
         let counts = handle.counts.clone();
         let revision = published.load().revision;
         let core = Core {
@@ -764,61 +638,5 @@ impl Registered {
         }
         self.next_id += 1;
         Some(self.next_id - 1)
-    }
-}
-
-/// A changeset with its events, each encoded when first wanted.
-struct Entry {
-    changeset: Arc<Changeset>,
-    plain: Vec<Option<Bytes>>,
-    with_prev: Vec<Option<Bytes>>,
-}
-
-impl Entry {
-    fn new(changeset: Arc<Changeset>) -> Self {
-        let none = vec![None; changeset.changes.len()];
-        Entry { plain: none.clone(), with_prev: none, changeset }
-    }
-
-    fn encoded(&mut self, at: usize, prev_kv: bool, load: impl FnOnce(&Change) -> Option<KeyValue>) -> Bytes {
-        let change = &self.changeset.changes[at];
-        // What creates a key has no previous value: one encoding serves both.
-        let with_prev = prev_kv && change.old.is_some();
-        let slot = if with_prev { &mut self.with_prev[at] } else { &mut self.plain[at] };
-        slot.get_or_insert_with(|| encode(change, if with_prev { load(change) } else { None })).clone()
-    }
-
-    fn bytes(&self) -> usize {
-        self.changeset.changes.iter().map(|change| change.key.len() + change.value.len()).sum()
-    }
-}
-
-/// The newest changesets, without a gap.
-#[derive(Default)]
-struct Recent {
-    entries: VecDeque<Entry>,
-    changes: usize,
-    bytes: usize,
-}
-
-impl Recent {
-    fn push(&mut self, entry: Entry) {
-        self.changes += entry.changeset.changes.len();
-        self.bytes += entry.bytes();
-        self.entries.push_back(entry);
-        while self.changes > RECENT_CHANGES_MAX || self.bytes > RECENT_BYTES_MAX {
-            let Some(oldest) = self.entries.pop_front() else { return };
-            self.changes -= oldest.changeset.changes.len();
-            self.bytes -= oldest.bytes();
-        }
-    }
-
-    fn reaches(&self, revision: i64) -> bool {
-        self.entries.front().is_some_and(|oldest| oldest.changeset.revision <= revision)
-    }
-
-    fn from(&mut self, revision: i64) -> impl Iterator<Item = &mut Entry> {
-        let first = self.entries.partition_point(|entry| entry.changeset.revision < revision);
-        self.entries.range_mut(first..)
     }
 }
