@@ -160,3 +160,17 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("config-file", Kind::Text, "", Effect::Some),
     Flag::new("version", Kind::Bool, "false", Effect::Some),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_is_documented() {
+        let page = include_str!("../../../../docs/clients.md");
+        for Flag { name, effect, .. } in FLAGS {
+            let row = page.contains(&format!("| `--{name}` |"));
+            assert!(page.contains(&format!("`--{name}`")) && row == (*effect == Effect::Some), "--{name}");
+        }
+    }
+}
