@@ -8,6 +8,7 @@ mod paths;
 mod wire;
 
 use super::http::{JSON, answer};
+use super::measured::Received;
 use super::service::Faces;
 use ::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, TE};
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -50,7 +51,7 @@ pub async fn gateway(faces: &Faces, request: Request<Body>) -> Response<Body> {
             Err(status) => return failed(&status),
         }
     };
-    let response = faces.grpc(call(&path, &parts.headers, body)).await;
+    let response = faces.grpc(call(&path, &parts.headers, body).map(Received::from)).await;
     let Ok(response) = response;
     if let Some(status) = Status::from_header_map(response.headers())
         && status.code() != Code::Ok

@@ -10,6 +10,7 @@ use crate::config::{Http, Serves};
 use crate::metrics::grpc::Call;
 use ::http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use hyper::body::Incoming;
+use prometheus::IntCounter;
 use proto::etcdserverpb::auth_server::AuthServer;
 use proto::etcdserverpb::cluster_server::ClusterServer;
 use proto::etcdserverpb::kv_server::KvServer;
@@ -27,7 +28,10 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower_service::Service;
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Sent>, Infallible>> + Send>>;
+
+/// A call that is measured, and where the bytes of its answer are counted.
+type Measure = (Call, IntCounter);
 
 #[derive(Clone)]
 pub struct Faces {
@@ -87,16 +91,15 @@ impl Faces {
     }
 
     /// Answers one gRPC call, counted and measured.
-    pub fn grpc(&self, request: Request<Body>) -> Answer {
+    pub fn grpc(&self, request: Request<Received>) -> Answer {
         let grpc = &self.api.store.metrics().grpc;
         match grpc.method(request.uri().path()) {
             Some(method) => {
-                let call = Call::start(method.clone());
-                let request = request.map(|body| Received::body(body, call.method().clone(), grpc));
-                let (answer, sent_bytes) = (self.route(request), grpc.sent_bytes.clone());
-                Box::pin(async move { Ok(Sent::response(answer.await?, call, sent_bytes)) })
+                let request = request.map(|body| body.counted(method.clone(), grpc));
+                let measure = (Call::start(method.clone()), grpc.sent_bytes.clone());
+                self.route(request, Some(measure))
             }
-            None => self.route(request),
+            None => self.route(request, None),
         }
     }
 
@@ -120,60 +123,71 @@ impl Faces {
                 None => plain(&faces.api, request).await,
             };
             allow_origin(&faces.http, &asked, response.headers_mut());
-            Ok(response)
+            Ok(response.map(Sent::from))
         })
     }
 
-    fn route(&self, request: Request<Body>) -> Answer {
+    fn route(&self, request: Request<Received>, measure: Option<Measure>) -> Answer {
         let path = request.uri().path();
         let service =
             path.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(service, _)| service);
         match service {
-            "etcdserverpb.KV" => checked(self.kv.clone().call(request)),
-            "etcdserverpb.Watch" => checked(self.watch.clone().call(request)),
-            "etcdserverpb.Lease" => checked(self.lease.clone().call(request)),
-            "etcdserverpb.Auth" => checked(self.auth.clone().call(request)),
-            "v3lockpb.Lock" => checked(self.lock.clone().call(request)),
-            "v3electionpb.Election" => checked(self.election.clone().call(request)),
-            "etcdserverpb.Maintenance" => checked(self.maintenance.clone().call(request)),
+            "etcdserverpb.KV" => answer(self.kv.clone().call(request), measure),
+            "etcdserverpb.Watch" => answer(self.watch.clone().call(request), measure),
+            "etcdserverpb.Lease" => answer(self.lease.clone().call(request), measure),
+            "etcdserverpb.Auth" => answer(self.auth.clone().call(request), measure),
+            "v3lockpb.Lock" => answer(self.lock.clone().call(request), measure),
+            "v3electionpb.Election" => answer(self.election.clone().call(request), measure),
+            "etcdserverpb.Maintenance" => answer(self.maintenance.clone().call(request), measure),
             "etcdserverpb.Cluster" => {
                 let mut request = request;
                 if let Some(authority) = request.uri().authority() {
                     let authority = Authority(authority.to_string());
                     request.extensions_mut().insert(authority);
                 }
-                checked(self.cluster.clone().call(request))
+                answer(self.cluster.clone().call(request), measure)
             }
-            "grpc.health.v1.Health" => checked(self.health.clone().call(request)),
+            "grpc.health.v1.Health" => answer(self.health.clone().call(request), measure),
             service => {
                 let status = Status::new(Code::Unimplemented, format!("unknown service {service}"));
-                Box::pin(async move { Ok(status.into_http()) })
+                Box::pin(async move { Ok(status.into_http::<Body>().map(Sent::from)) })
             }
         }
     }
 }
 
-/// tonic's text for a message over the limit, put into grpc-go's words and code: clients know only those.
-fn checked(answer: impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static) -> Answer {
-    const TOO_LARGE: &str = "Error, decoded message length too large: found ";
+/// Awaits a service's answer; what is measured ends with it.
+fn answer(
+    answer: impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    measure: Option<Measure>,
+) -> Answer {
     Box::pin(async move {
-        let response = answer.await?;
-        if response.headers().contains_key("grpc-status")
-            && let Some(status) = Status::from_header_map(response.headers())
-            && let Some(rest) = status.message().strip_prefix(TOO_LARGE)
-        {
-            let mut numbers =
-                rest.split(|character: char| !character.is_ascii_digit()).filter(|part| !part.is_empty());
-            let (found, limit) = (numbers.next().unwrap_or("?"), numbers.next().unwrap_or("?"));
-            let text = format!("grpc: received message larger than max ({found} vs. {limit})");
-            return Ok(Status::resource_exhausted(text).into_http());
-        }
-        Ok(response)
+        let response = reworded(answer.await?);
+        Ok(match measure {
+            Some((call, sent_bytes)) => Sent::response(response, call, sent_bytes),
+            None => response.map(Sent::from),
+        })
     })
 }
 
+/// tonic's text for a message over the limit, put into grpc-go's words and code: clients know only those.
+fn reworded(response: Response<Body>) -> Response<Body> {
+    const TOO_LARGE: &str = "Error, decoded message length too large: found ";
+    if response.headers().contains_key("grpc-status")
+        && let Some(status) = Status::from_header_map(response.headers())
+        && let Some(rest) = status.message().strip_prefix(TOO_LARGE)
+    {
+        let mut numbers =
+            rest.split(|character: char| !character.is_ascii_digit()).filter(|part| !part.is_empty());
+        let (found, limit) = (numbers.next().unwrap_or("?"), numbers.next().unwrap_or("?"));
+        let text = format!("grpc: received message larger than max ({found} vs. {limit})");
+        return Status::resource_exhausted(text).into_http();
+    }
+    response
+}
+
 impl hyper::service::Service<Request<Incoming>> for Faces {
-    type Response = Response<Body>;
+    type Response = Response<Sent>;
     type Error = Infallible;
     type Future = Answer;
 
@@ -184,7 +198,7 @@ impl hyper::service::Service<Request<Incoming>> for Faces {
             .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         match (is_grpc, self.serves) {
             (true, Serves::Everything | Serves::Grpc) => {
-                let mut request = request.map(Body::new);
+                let mut request = request.map(Received::from);
                 // Not through the gateway: there the certificate says nothing of who asks.
                 if let Some(name) = &self.certificate_name {
                     request.extensions_mut().insert(name.clone());
@@ -197,8 +211,8 @@ impl hyper::service::Service<Request<Incoming>> for Faces {
     }
 }
 
-fn status_only(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
+fn status_only(status: StatusCode) -> Response<Sent> {
+    let mut response = Response::new(Sent::from(Body::empty()));
     *response.status_mut() = status;
     response
 }

@@ -1,5 +1,6 @@
 //! JSON values <-> gRPC messages: `Values` are taken from a client's body, `Messages` from a call's.
 
+use crate::server::measured::Sent;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::Stream;
 use http_body::Frame;
@@ -105,13 +106,13 @@ fn frame(message: &DynamicMessage) -> Bytes {
 
 /// The messages of a call's answer, and its status when it is an error.
 pub struct Messages {
-    body: Body,
+    body: Sent,
     waiting: BytesMut,
     ended: bool,
 }
 
 impl Messages {
-    pub fn new(body: Body) -> Self {
+    pub fn new(body: Sent) -> Self {
         Messages { body, waiting: BytesMut::new(), ended: false }
     }
 
