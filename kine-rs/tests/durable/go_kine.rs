@@ -1,6 +1,7 @@
 //! Databases of the Go kine: what it wrote, we serve, and none is ever taken over by half.
 
 use crate::servers::{Dir, Server, stderr};
+use crate::sqlite_file::refused;
 use rusqlite::Connection;
 use serde_json::Value;
 use std::io::Write;
@@ -81,8 +82,8 @@ fn what_the_real_kine_wrote_is_served_and_watches_resume() {
     let events = changes(&theirs, compacted + 1, "/registry/last");
 
     // Not while kine has it open.
-    let refused = run_ours(&database);
-    assert!(refused.contains("is open in another process") && refused.contains("Go kine"), "{refused}");
+    let said = refused(&database);
+    assert!(said.contains("is open in another process") && said.contains("Go kine"), "{said}");
     assert_eq!(content(&theirs, 0), at[at.len() - 1]);
     theirs.stop();
 
@@ -117,17 +118,6 @@ fn what_the_real_kine_wrote_is_served_and_watches_resume() {
     assert!(count(&kept, "kine_before_takeover") > 0);
     let vacuum: i64 = kept.pragma_query_value(None, "auto_vacuum", |row| row.get(0)).expect("a number");
     assert_eq!(vacuum, 2);
-}
-
-/// What our kine says when it refuses a database.
-fn run_ours(database: &Path) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_kine"))
-        .args(["--listen-address", "127.0.0.1:0", "--metrics-bind-address", "0", "--endpoint"])
-        .arg(format!("sqlite://{}", database.display()))
-        .output()
-        .expect("kine runs");
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    stderr(&output)
 }
 
 fn count(connection: &Connection, table: &str) -> i64 {
@@ -221,8 +211,8 @@ fn a_table_that_no_kine_wrote_is_refused_and_left_alone() {
     let schema = "CREATE TABLE kine (id INTEGER PRIMARY KEY, name TEXT, value BLOB)";
     drop(made(&path, schema));
     let before = std::fs::read(&path).expect("a file");
-    let refused = run_ours(&path);
-    assert!(refused.contains("without column created, deleted, create_revision"), "{refused}");
+    let said = refused(&path);
+    assert!(said.contains("without column created, deleted, create_revision"), "{said}");
     assert!(std::fs::read(&path).expect("a file") == before);
 }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -160,6 +160,26 @@ impl Server {
     pub fn stop(mut self) {
         run(Command::new("kill").arg(self.child.id().to_string()));
         self.child.wait().expect("our child");
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our child").is_some()
+    }
+
+    /// Waits for it to end by itself.
+    pub fn ended(mut self) -> ExitStatus {
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it goes on: {}", self.log());
+            std::thread::yield_now();
+        }
     }
 }
 
