@@ -63,6 +63,6 @@ pub struct Api {
     pub auth: std::sync::Arc<caller::Authenticator>,
 }
 
-/// The `:authority` a client used, put into the request by the server.
+/// The URL a client used, from its `:authority`; put into the request by the server.
 #[derive(Clone, Debug)]
 pub struct Authority(pub String);

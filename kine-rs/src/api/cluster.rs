@@ -1,5 +1,6 @@
 //! Cluster: the members of a store with one member. Changes of membership come with the raft backend.
 
+use super::error::{MEMBER_NOT_FOUND, MEMBER_URL_EXISTS, MEMBER_URLS_INVALID, NO_LEARNER};
 use super::{Api, Authority};
 use proto::etcdserverpb::cluster_server::Cluster;
 use proto::etcdserverpb::{
@@ -20,7 +21,7 @@ impl Cluster for Api {
         self.known_caller(&request)?;
         let identity = self.store.identity();
         let used = |request: &Request<MemberListRequest>| match request.extensions().get::<Authority>() {
-            Some(Authority(authority)) => vec![format!("http://{authority}")],
+            Some(Authority(url)) => vec![url.clone()],
             None => Vec::new(),
         };
         let or_used = |urls: &Vec<String>| if urls.is_empty() { used(&request) } else { urls.clone() };
@@ -41,6 +42,7 @@ impl Cluster for Api {
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
         self.root_caller(&request)?;
+        self.check_peer_urls(&request.get_ref().peer_ur_ls)?;
         Err(Status::unimplemented(ONE_MEMBER))
     }
 
@@ -49,6 +51,7 @@ impl Cluster for Api {
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         self.root_caller(&request)?;
+        self.check_member(request.get_ref().id)?;
         Err(Status::unimplemented(ONE_MEMBER))
     }
 
@@ -57,6 +60,7 @@ impl Cluster for Api {
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         self.root_caller(&request)?;
+        self.check_member(request.get_ref().id)?;
         Err(Status::unimplemented(ONE_MEMBER))
     }
 
@@ -65,6 +69,28 @@ impl Cluster for Api {
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         self.root_caller(&request)?;
-        Err(Status::unimplemented(ONE_MEMBER))
+        self.check_member(request.get_ref().id)?;
+        Err(Status::failed_precondition(NO_LEARNER))
+    }
+}
+
+impl Api {
+    fn check_member(&self, id: u64) -> Result<(), Status> {
+        if id == self.store.identity().member_id { Ok(()) } else { Err(Status::not_found(MEMBER_NOT_FOUND)) }
+    }
+
+    fn check_peer_urls(&self, urls: &[String]) -> Result<(), Status> {
+        let is_url = |url: &String| {
+            url.parse::<http::Uri>().is_ok_and(|url| {
+                matches!(url.scheme_str(), Some("http" | "https")) && url.port_u16().is_some()
+            })
+        };
+        if urls.is_empty() || !urls.iter().all(is_url) {
+            return Err(Status::invalid_argument(MEMBER_URLS_INVALID));
+        }
+        if urls.iter().any(|url| self.about.peer_urls.contains(url)) {
+            return Err(Status::failed_precondition(MEMBER_URL_EXISTS));
+        }
+        Ok(())
     }
 }

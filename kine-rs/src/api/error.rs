@@ -30,6 +30,10 @@ pub const WRONG_DOWNGRADE_VERSION: &str = "etcdserver: wrong downgrade target ve
 pub const INVALID_DOWNGRADE_VERSION: &str = "etcdserver: invalid downgrade target version";
 pub const DOWNGRADE_IN_PROGRESS: &str = "etcdserver: cluster has a downgrade job in progress";
 pub const UNKNOWN_METHOD: &str = "etcdserver: unknown method";
+pub const MEMBER_NOT_FOUND: &str = "etcdserver: member not found";
+pub const MEMBER_URLS_INVALID: &str = "etcdserver: given member URLs are invalid";
+pub const MEMBER_URL_EXISTS: &str = "etcdserver: Peer URLs already exists";
+pub const NO_LEARNER: &str = "etcdserver: can only promote a learner member";
 pub const STOPPED: &str = "etcdserver: server stopped";
 
 pub const ROOT_USER_MISSING: &str = "etcdserver: root user does not exist";

@@ -142,7 +142,8 @@ impl Faces {
             "etcdserverpb.Cluster" => {
                 let mut request = request;
                 if let Some(authority) = request.uri().authority() {
-                    let authority = Authority(authority.to_string());
+                    let scheme = if self.secure { "https" } else { "http" };
+                    let authority = Authority(format!("{scheme}://{authority}"));
                     request.extensions_mut().insert(authority);
                 }
                 answer(self.cluster.clone().call(request), measure)

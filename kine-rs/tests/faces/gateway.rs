@@ -56,6 +56,11 @@ fn errors_have_etcds_codes_texts_and_statuses() {
     assert_eq!(post(&server, "/v3/kv/nothing", "{}"), (404, error(5, "Not Found")));
     let future = (400, error(11, "etcdserver: mvcc: required revision is a future revision"));
     assert_eq!(post(&server, "/v3/kv/range", r#"{"key":"YQ==","revision":"99"}"#), future);
+    let no_member = (404, error(5, "etcdserver: member not found"));
+    assert_eq!(post(&server, "/v3/cluster/member/remove", r#"{"ID":"1234"}"#), no_member);
+    assert_eq!(post(&server, "/v3/cluster/member/promote", r#"{"ID":"1234"}"#), no_member);
+    let bad_url = (400, error(3, "etcdserver: given member URLs are invalid"));
+    assert_eq!(post(&server, "/v3/cluster/member/add", r#"{"peerURLs":["bad"]}"#), bad_url);
     for bad in [r#"{"key":"Zm9"#, r#"{"key":"!!"}"#, r#"{"key":5}"#] {
         let (status, body) = post(&server, "/v3/kv/range", bad);
         assert_eq!((status, &body["code"]), (400, &json!(3)), "{bad}: {body}");
