@@ -51,6 +51,7 @@ impl Now {
         self.gauge("etcd_debugging_mvcc_keys_total", "Keys that exist", keys as f64);
         self.gauge("etcd_debugging_mvcc_current_revision", "Newest revision", view.revision as f64);
         self.gauge("etcd_debugging_mvcc_compact_revision", "Compacted up to", view.compact_revision as f64);
+        self.gauge("etcd_debugging_auth_revision", "Revision of the accounts", view.auth.revision as f64);
         let watches = store.hub().counts();
         self.gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams", watches.streams as f64);
         self.gauge("etcd_debugging_mvcc_watcher_total", "Watchers", watches.watchers as f64);

@@ -43,6 +43,7 @@ async fn metrics_tell_what_clients_did() {
     assert_eq!(value("etcd_debugging_mvcc_keys_total"), Some(3.0));
     assert_eq!(value("etcd_debugging_mvcc_current_revision"), Some(4.0));
     assert_eq!(value("etcd_debugging_mvcc_total_put_size_in_bytes"), Some(18.0));
+    assert_eq!(value("etcd_debugging_auth_revision"), Some(1.0));
     assert_eq!(value("etcd_server_has_leader"), Some(1.0));
     assert_eq!(value("etcd_server_version{server_version=\"3.7.1\"}"), Some(1.0));
     assert!(value("etcd_disk_backend_commit_duration_seconds_count") >= Some(1.0));
