@@ -6,8 +6,8 @@ use super::{parse_bool, parse_duration, parse_positive_duration};
 use crate::api::Limits;
 use crate::auto_compaction::AutoCompaction;
 use crate::config::{
-    Config, EMULATED_ETCD_VERSION, Listen, Listener, ParseError, Serves, Tls, parse_address, parse_endpoint,
-    parse_listen,
+    Config, EMULATED_ETCD_VERSION, Http, Listen, Listener, ParseError, Serves, Tls, parse_address,
+    parse_endpoint, parse_listen,
 };
 use crate::metrics::rows::Slow;
 use clap::parser::ValueSource;
@@ -259,6 +259,8 @@ impl Args {
             progress_interval: self.watch_progress_notify_interval,
             auto_compaction,
             slow: Slow { info: some(self.slow_sql_threshold), warn: some(self.slow_sql_warning_threshold) },
+            // kine never spoke to pages of a browser, and there is no flag to say which may ask.
+            http: Http { cors: Vec::new(), ..Http::default() },
             version: self.emulated_etcd_version,
             ..Config::default()
         })
