@@ -232,3 +232,151 @@ fn is_valid_range(permission: &Permission) -> bool {
     let ranges = range_end.is_empty() || key < range_end || range_end.as_ref() == [0];
     !key.is_empty() && ranges && Type::try_from(*perm_type).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Access, Caller, Load};
+    use super::*;
+
+    fn name(name: &str) -> String {
+        name.to_owned()
+    }
+
+    fn permission(perm_type: Type, key: &'static str, range_end: &'static str) -> Permission {
+        Permission { perm_type: perm_type as i32, key: key.into(), range_end: range_end.into() }
+    }
+
+    fn grant(role: &str, permission: Permission) -> Change {
+        Change::GrantPermission { role: name(role), permission }
+    }
+
+    fn add_user(user: &str) -> Change {
+        Change::AddUser { name: name(user), password_hash: Some("hash".into()) }
+    }
+
+    fn grant_role(user: &str, role: &str) -> Change {
+        Change::GrantRole { user: name(user), role: name(role) }
+    }
+
+    /// Root, and alice with a role that may read `a..c`.
+    fn accounts() -> Accounts {
+        let mut accounts = Accounts::default();
+        for change in [
+            add_user("root"),
+            grant_role("root", "root"),
+            add_user("alice"),
+            Change::AddRole { name: name("reader") },
+            grant("reader", permission(Type::Read, "a", "c")),
+            grant_role("alice", "reader"),
+            Change::Enable,
+        ] {
+            accounts.apply(change).unwrap();
+        }
+        accounts
+    }
+
+    fn may(accounts: &Accounts, user: &str, access: Access, key: &'static str) -> Result<(), Refusal> {
+        let caller = Caller::User { name: user.into(), auth_revision: accounts.revision };
+        accounts.check_keys(&caller, access, &key.into(), &Bytes::new())
+    }
+
+    #[test]
+    fn every_change_but_turning_auth_on_is_a_revision() {
+        let mut accounts = accounts();
+        assert_eq!(accounts.revision, 7);
+        let unchanged = accounts.apply(grant_role("alice", "reader")).unwrap();
+        assert!(unchanged.records.is_empty(), "a role that is held already");
+        assert_eq!(accounts.revision, 7);
+        accounts.apply(Change::Disable).unwrap();
+        accounts.apply(Change::Disable).unwrap();
+        assert_eq!(accounts.revision, 8);
+    }
+
+    #[test]
+    fn permissions_follow_roles_and_their_changes() {
+        let mut accounts = accounts();
+        assert_eq!(may(&accounts, "alice", Access::Read, "b"), Ok(()));
+        assert_eq!(may(&accounts, "alice", Access::Write, "b"), Err(Refusal::Denied));
+        assert_eq!(may(&accounts, "nobody", Access::Read, "b"), Err(Refusal::Denied));
+        assert_eq!(may(&accounts, "root", Access::Write, "z"), Ok(()));
+        accounts.apply(grant("reader", permission(Type::Write, "a", "c"))).unwrap();
+        assert_eq!(may(&accounts, "alice", Access::Read, "b"), Err(Refusal::Denied));
+        assert_eq!(may(&accounts, "alice", Access::Write, "b"), Ok(()));
+        accounts.apply(Change::DeleteRole { name: name("reader") }).unwrap();
+        assert_eq!(may(&accounts, "alice", Access::Write, "b"), Err(Refusal::Denied));
+        assert!(accounts.user("alice").unwrap().roles.is_empty());
+    }
+
+    #[test]
+    fn a_permission_replaces_the_one_of_the_same_range_wherever_it_stands() {
+        let mut accounts = accounts();
+        accounts.apply(grant("reader", permission(Type::Readwrite, "a", "b"))).unwrap();
+        accounts.apply(grant("reader", permission(Type::Readwrite, "a", "c"))).unwrap();
+        accounts.apply(grant("reader", permission(Type::Read, "a", "b"))).unwrap();
+        accounts.apply(grant("reader", permission(Type::Read, "a", "c"))).unwrap();
+        assert_eq!(accounts.role("reader").unwrap().key_permission.len(), 2);
+        assert_eq!(may(&accounts, "alice", Access::Write, "a"), Err(Refusal::Denied));
+    }
+
+    #[test]
+    fn a_login_from_before_a_change_is_old() {
+        let mut accounts = accounts();
+        let caller = Caller::User { name: "alice".into(), auth_revision: accounts.revision };
+        accounts.apply(Change::AddRole { name: name("other") }).unwrap();
+        let read = accounts.check_keys(&caller, Access::Read, &"a".into(), &Bytes::new());
+        assert_eq!(read, Err(Refusal::OldRevision));
+    }
+
+    #[test]
+    fn root_keeps_its_power_while_auth_is_on() {
+        let mut accounts = accounts();
+        let revoke = Change::RevokeRole { user: name(ROOT), role: name(ROOT) };
+        for change in
+            [revoke.clone(), Change::DeleteUser { name: name(ROOT) }, Change::DeleteRole { name: name(ROOT) }]
+        {
+            assert_eq!(accounts.apply(change).unwrap_err(), Refusal::InvalidManagement);
+        }
+        accounts.apply(Change::Disable).unwrap();
+        accounts.apply(revoke).unwrap();
+        assert_eq!(accounts.apply(Change::Enable).unwrap_err(), Refusal::NoRootRole);
+        accounts.apply(Change::DeleteUser { name: name(ROOT) }).unwrap();
+        assert_eq!(accounts.apply(Change::Enable).unwrap_err(), Refusal::NoRootUser);
+    }
+
+    #[test]
+    fn the_logins_of_a_user_end_with_the_password_or_the_user() {
+        let mut accounts = accounts();
+        let change = Change::ChangePassword { name: name("alice"), password_hash: "new".into() };
+        assert_eq!(accounts.apply(change).unwrap().ended, Some(Ended::Of(name("alice"))));
+        let change = Change::DeleteUser { name: name("alice") };
+        assert_eq!(accounts.apply(change).unwrap().ended, Some(Ended::Of(name("alice"))));
+        assert_eq!(accounts.apply(Change::Disable).unwrap().ended, Some(Ended::All));
+    }
+
+    #[test]
+    fn ranges_that_permit_nothing_are_refused() {
+        let mut accounts = accounts();
+        for (key, end) in [("", ""), ("b", "a"), ("b", "b")] {
+            let refused = accounts.apply(grant("reader", permission(Type::Read, key, end)));
+            assert_eq!(refused.unwrap_err(), Refusal::InvalidManagement, "{key:?}..{end:?}");
+        }
+        accounts.apply(grant("reader", permission(Type::Read, "b", "\0"))).unwrap();
+        assert_eq!(may(&accounts, "alice", Access::Read, "zz"), Ok(()));
+    }
+
+    #[test]
+    fn records_bring_the_same_accounts_back_in_any_order() {
+        let mut accounts = accounts();
+        let mut load = Load::default();
+        let exported = accounts.records();
+        let later = accounts.apply(grant("reader", permission(Type::Read, "x", ""))).unwrap();
+        for record in exported.iter().rev().chain(&later.records) {
+            load.record(record.bucket as i64, &record.key, record.value.as_ref().unwrap()).unwrap();
+        }
+        let loaded = load.finish();
+        assert_eq!((loaded.enabled, loaded.revision), (true, accounts.revision));
+        assert_eq!(loaded.users().collect::<Vec<_>>(), accounts.users().collect::<Vec<_>>());
+        assert_eq!(loaded.roles().collect::<Vec<_>>(), accounts.roles().collect::<Vec<_>>());
+        assert_eq!(may(&loaded, "alice", Access::Read, "x"), Ok(()));
+    }
+}
