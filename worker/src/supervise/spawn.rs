@@ -253,6 +253,7 @@ impl Credentials {
 fn prepare_child(parent: Pid, procs: Option<&File>, credentials: Option<&Credentials>) -> io::Result<()> {
     setsid()?;
     close_on_exec();
+    default_signals();
     if let Some(mut procs) = procs {
         // A refusal is no reason not to start: the parent looks where the child has ended up.
         match procs.write(b"0") {
@@ -281,6 +282,16 @@ fn close_on_exec() {
     const FIRST: libc::c_uint = 3;
     // SAFETY: takes no pointers and closes nothing now: it sets a flag of descriptors of this forked process.
     unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Gives the child every signal's default action: one that k0s was started to ignore (SIGINT and SIGQUIT under a shell's
+/// `&`, SIGHUP under nohup) would stay ignored over exec, and the child's stop signal with it.
+fn default_signals() {
+    const LAST: libc::c_int = 64;
+    for signal in 1..=LAST {
+        // SAFETY: sets no handler. Those that can't be set (SIGKILL, SIGSTOP, libc's own) are refused, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// Ends a child that cannot be watched.
