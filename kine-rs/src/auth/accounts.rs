@@ -6,7 +6,7 @@
 
 use super::intervals::Intervals;
 use super::{Access, Caller, ROOT, Refusal};
-use crate::rows::{Bucket, RecordWrite};
+use crate::rows::Bucket;
 use bytes::Bytes;
 use prost::Message;
 use proto::authpb::permission::Type;
@@ -46,37 +46,6 @@ impl Default for Accounts {
 }
 
 impl Accounts {
-    /// Accounts that come from elsewhere, such as a snapshot.
-    pub fn new(
-        enabled: bool,
-        revision: u64,
-        users: impl IntoIterator<Item = User>,
-        roles: impl IntoIterator<Item = Role>,
-    ) -> Self {
-        let name = |name: &Bytes| String::from_utf8_lossy(name).into_owned();
-        let mut accounts = Accounts { enabled, revision: revision.max(1), ..Accounts::default() };
-        accounts.roles = roles.into_iter().map(|role| (name(&role.name), role)).collect();
-        for user in users {
-            accounts.put_user(&name(&user.name), user);
-        }
-        accounts
-    }
-
-    /// All of it, as it is stored.
-    pub fn records(&self) -> Vec<RecordWrite> {
-        let write = |bucket, key: &[u8], value| RecordWrite { bucket, key: key.to_vec(), value: Some(value) };
-        let users = self.users.iter();
-        let users =
-            users.map(|(name, account)| write(Bucket::User, name.as_bytes(), account.user.encode_to_vec()));
-        let roles = self.roles.iter();
-        let roles = roles.map(|(name, role)| write(Bucket::Role, name.as_bytes(), role.encode_to_vec()));
-        let settings = [
-            write(Bucket::Auth, ENABLED, vec![u8::from(self.enabled)]),
-            write(Bucket::Auth, REVISION, self.revision.to_be_bytes().to_vec()),
-        ];
-        settings.into_iter().chain(users).chain(roles).collect()
-    }
-
     pub fn users(&self) -> impl Iterator<Item = &User> {
         self.users.values().map(|account| &account.user)
     }

@@ -32,10 +32,6 @@ pub enum RestoreError {
     Snapshot(#[from] SnapshotReadError),
     #[error(transparent)]
     Database(#[from] OpenError),
-    #[error(
-        "the snapshot has users, roles or authentication turned on, which this release can't restore yet"
-    )]
-    Auth,
     #[error("record {main}/{sub}: not a KeyValue")]
     Value { main: i64, sub: i64, source: prost::DecodeError },
     #[error("record {main}/{sub}: it says mod revision {found}, create revision {create}, version {version}")]
