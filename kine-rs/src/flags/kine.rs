@@ -48,7 +48,12 @@ const WITHOUT_MEANING: [&str; 23] = [
 
 /// Serves the etcd v3 API from an SQL database.
 #[derive(Debug, Parser)]
-#[command(name = "kine", version, disable_version_flag = true)]
+#[command(
+    name = "kine",
+    version,
+    disable_version_flag = true,
+    after_help = "kine snapshot restore makes a database from a snapshot of etcd or of kine: see kine snapshot --help"
+)]
 pub struct Args {
     /// Where to listen: host:port, tcp://host:port or unix:///path
     #[arg(long, env = "KINE_LISTEN_ADDRESS", default_value = "0.0.0.0:2379")]
