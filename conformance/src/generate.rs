@@ -3,8 +3,9 @@
 //! The same seed gives the same program. A program avoids what is a matter of timing on etcd itself: it has at most
 //! twelve keys (Go sorts up to twelve elements stably, more of them not), leases that outlive it and whose terms differ,
 //! physical compactions (a hash looks at rows a background compaction has not reached yet), hashes of the present only
-//! (the hash of a compacted revision is remembered from before, for a while), and a stream of its own for every watch
-//! that starts in the future. Leases whose ids the server picks get no keys, as the id is part of the hash.
+//! (the hash of a compacted revision is remembered from before, for a while, also that of revision 0, which means the
+//! present), and a stream of its own for every watch that starts in the future. Leases whose ids the server picks get no
+//! keys, as the id is part of the hash.
 
 mod random;
 
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use proto::authpb::{Permission, UserAddOptions};
 use proto::etcdserverpb::{
     AlarmRequest, AlarmType, AuthUserAddRequest, CompactionRequest, LeaseGrantRequest,
-    LeaseTimeToLiveRequest, WatchCreateRequest, alarm_request,
+    LeaseTimeToLiveRequest, RangeRequest, WatchCreateRequest, alarm_request,
 };
 
 use self::random::Random;
@@ -141,14 +142,14 @@ impl Generator {
         ];
         let command = match self.random.weighted(&table) {
             0 => Command::Range(self.random.range(0)),
-            1 => Command::RangeStream(self.random.range(0)),
+            1 => Command::RangeStream(self.range_stream()),
             2 => Command::Put(self.random.put()),
             3 => Command::Delete(self.random.delete()),
             4 => Command::Txn(self.random.txn()),
             5 => {
                 let revision = match self.random.below(8) {
                     0 => symbol::head(1),
-                    1 => self.random.between(-1, 3),
+                    1 => [-1, 1, 2, 3][self.random.index(4)],
                     _ => symbol::head(-self.random.between(0, HISTORY)),
                 };
                 Command::Compact(CompactionRequest { revision, physical: true })
@@ -163,6 +164,16 @@ impl Generator {
             _ => [Command::Restart, Command::Kill][self.random.index(2)].clone(),
         };
         program.push(command);
+    }
+
+    /// etcd refuses to stream in another order, but not a sort target without an order: then it goes on after the last
+    /// key it has sent, whichever that was, and counts what is left from there.
+    fn range_stream(&mut self) -> RangeRequest {
+        let mut request = self.random.range(0);
+        if request.sort_order == 0 {
+            request.sort_target = 0;
+        }
+        request
     }
 
     fn lease(&mut self) -> Command {
