@@ -5,6 +5,7 @@
 
 use crate::auth::sessions::SessionChange;
 use crate::auth::{Access, Accounts, Caller, Change, Refusal, permit};
+use crate::lease::TTL_MAX_SECONDS;
 use crate::mvcc::range::Values;
 use crate::mvcc::{Granted, Release, State};
 use crate::rows::{Batch, Bucket, Changeset, ReadError, Recent, RecordWrite};
@@ -81,6 +82,8 @@ pub enum ApplyError {
     LeaseNotFound(i64),
     #[error("lease {0} exists")]
     LeaseExists(i64),
+    #[error("a lease of {0} seconds is too long")]
+    LeaseTtlTooLarge(i64),
     #[error("ignore_value or ignore_lease without an existing key")]
     KeyNotFound,
     #[error("a downgrade is in progress")]
@@ -246,6 +249,10 @@ impl Machine {
     }
 
     fn grant(&mut self, id: i64, ttl: i64) -> Result<Reply, ApplyError> {
+        // Here and not at the door: a raised alarm is told first.
+        if ttl > TTL_MAX_SECONDS {
+            return Err(ApplyError::LeaseTtlTooLarge(ttl));
+        }
         if self.state.lease(id).is_some() {
             return Err(ApplyError::LeaseExists(id));
         }

@@ -22,7 +22,7 @@ pub const DUPLICATE_KEY: &str = "etcdserver: duplicate key given in txn request"
 pub const INVALID_SORT_OPTION: &str = "etcdserver: invalid sort option";
 pub const LEASE_NOT_FOUND: &str = "etcdserver: requested lease not found";
 pub const LEASE_EXISTS: &str = "etcdserver: lease already exists";
-pub const LEASE_TTL_TOO_LARGE: &str = "etcdserver: too large lease TTL";
+const LEASE_TTL_TOO_LARGE: &str = "etcdserver: too large lease TTL";
 pub const REQUEST_TOO_LARGE: &str = "etcdserver: request is too large";
 pub const TOO_MANY_REQUESTS: &str = "etcdserver: too many requests";
 pub const BAD_LEADER_TRANSFEREE: &str = "etcdserver: bad leader transferee";
@@ -84,6 +84,7 @@ impl From<ApplyError> for Status {
             ApplyError::Future { .. } => (Code::OutOfRange, FUTURE),
             ApplyError::LeaseNotFound(_) => (Code::NotFound, LEASE_NOT_FOUND),
             ApplyError::LeaseExists(_) => (Code::FailedPrecondition, LEASE_EXISTS),
+            ApplyError::LeaseTtlTooLarge(_) => (Code::OutOfRange, LEASE_TTL_TOO_LARGE),
             ApplyError::KeyNotFound => (Code::InvalidArgument, KEY_NOT_FOUND),
             ApplyError::DowngradeInProgress => (Code::FailedPrecondition, DOWNGRADE_IN_PROGRESS),
             ApplyError::NoSpace => (Code::ResourceExhausted, NO_SPACE),

@@ -2,10 +2,9 @@
 
 use super::Api;
 use super::caller::Credentials;
-use super::error::LEASE_TTL_TOO_LARGE;
 use crate::apply::{ApplyError, Command, Reply};
 use crate::auth::{Access, Caller, permit};
-use crate::lease::{TTL_MAX_SECONDS, TTL_MIN_SECONDS};
+use crate::lease::TTL_MIN_SECONDS;
 use crate::store::ProposeError;
 use proto::etcdserverpb::lease_server::Lease;
 use proto::etcdserverpb::{
@@ -117,9 +116,6 @@ impl Api {
         request: LeaseGrantRequest,
     ) -> Result<LeaseGrantResponse, Status> {
         let LeaseGrantRequest { ttl, id } = request;
-        if ttl > TTL_MAX_SECONDS {
-            return Err(Status::out_of_range(LEASE_TTL_TOO_LARGE));
-        }
         let ttl = ttl.max(TTL_MIN_SECONDS);
         self.check_quota(LEASE_COST_BYTES).await?;
         loop {
