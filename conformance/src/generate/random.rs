@@ -151,9 +151,7 @@ impl Random {
 
     pub fn txn(&mut self) -> TxnRequest {
         let mut request = self.txn_at(0);
-        if deletes(&request) {
-            drop_ignores(&mut request);
-        }
+        bound_deletes_before_puts(&mut request, false);
         request
     }
 
@@ -204,26 +202,26 @@ impl Random {
     }
 }
 
-fn operations(request: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
-    request.success.iter().chain(&request.failure)
-}
-
-fn deletes(request: &TxnRequest) -> bool {
-    operations(request).any(|operation| match &operation.request {
-        Some(Request::RequestDeleteRange(_)) => true,
-        Some(Request::RequestTxn(nested)) => deletes(nested),
-        _ => false,
-    })
-}
-
-/// etcd 3.7.1 dies, and dies again at every start, of a put with `ignore_value` or `ignore_lease` on a key that the same
-/// transaction has deleted with an open-ended range, which its check for duplicate keys does not see.
-fn drop_ignores(request: &mut TxnRequest) {
-    for operation in request.success.iter_mut().chain(&mut request.failure) {
-        match &mut operation.request {
-            Some(Request::RequestPut(put)) => (put.ignore_value, put.ignore_lease) = (false, false),
-            Some(Request::RequestTxn(nested)) => drop_ignores(nested),
-            _ => {}
+/// Makes open-ended deletes single ones where a put may come after them; tells whether there is a put.
+///
+/// etcd's check for duplicate keys does not see open-ended ranges, and a key that is deleted and put in one transaction
+/// is more than etcd 3.7.1 can take: a put with `ignore_value` or `ignore_lease` ends the process, now and at every start,
+/// and a compaction at that revision drops the new value.
+fn bound_deletes_before_puts(request: &mut TxnRequest, put_after: bool) -> bool {
+    let mut put_seen = put_after;
+    for branch in [&mut request.success, &mut request.failure] {
+        let mut put_later = put_after;
+        for operation in branch.iter_mut().rev() {
+            match &mut operation.request {
+                Some(Request::RequestPut(_)) => put_later = true,
+                Some(Request::RequestDeleteRange(delete)) if put_later && delete.range_end == b"\0"[..] => {
+                    delete.range_end = Bytes::new();
+                }
+                Some(Request::RequestTxn(nested)) => put_later = bound_deletes_before_puts(nested, put_later),
+                _ => {}
+            }
         }
+        put_seen |= put_later;
     }
+    put_seen
 }
