@@ -45,17 +45,9 @@ impl Kv for Api {
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         check_range(request.get_ref())?;
+        check_stream(request.get_ref())?;
         let caller = self.caller(&request)?;
-        let request = request.into_inner();
-        let natural = request.sort_order == 0 || (request.sort_order == 1 && request.sort_target == 0);
-        if !natural {
-            return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
-        }
-        let filters = request.min_mod_revision | request.max_mod_revision;
-        if filters != 0 || request.min_create_revision != 0 || request.max_create_revision != 0 {
-            return Err(Status::unimplemented("RangeStream does not support revision filters"));
-        }
-        Ok(Response::new(Box::pin(self.clone().stream_range(caller, request))))
+        Ok(Response::new(Box::pin(self.clone().stream_range(caller, request.into_inner()))))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
@@ -350,6 +342,19 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// What etcd does not stream; it says so before it asks who is there.
+fn check_stream(request: &RangeRequest) -> Result<(), Status> {
+    let natural = request.sort_order == 0 || (request.sort_order == 1 && request.sort_target == 0);
+    if !natural {
+        return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+    }
+    let filters = request.min_mod_revision | request.max_mod_revision;
+    if filters != 0 || request.min_create_revision != 0 || request.max_create_revision != 0 {
+        return Err(Status::unimplemented("RangeStream does not support revision filters"));
+    }
+    Ok(())
 }
 
 /// What etcd reckons a put to cost, in bytes.
