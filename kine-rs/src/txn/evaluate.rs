@@ -282,14 +282,6 @@ impl<'a, V: Values> Transaction<'a, V> {
         // From the first write on, "latest" inside this transaction means its own revision.
         self.state.revision = self.revision;
         self.rows.push(Row { sub, key: key.clone(), version, value: value.clone() });
-        // What an event replaced is what was there before its revision, as in etcd, also when the transaction wrote the
-        // key itself before it deleted it.
-        let old = match old {
-            Some(own) if own.mod_revision == self.revision => {
-                self.changes.iter().rfind(|change| change.key == key).and_then(|change| change.old)
-            }
-            before => before,
-        };
         self.changes.push(Change { key, version, value, old });
     }
 
