@@ -24,12 +24,19 @@ export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-co
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares"
 
-cargo build --release --target "$host" --target-dir "$target_dir"
+cargo build --locked --release --target "$host" --target-dir "$target_dir"
 bin=$target_dir/$host/release
 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 for target in "${targets[@]}"; do
     mkdir -p "artifacts/$target" "regressions/$target" "$corpus/$target"
-    echo "fuzz: $target, $seconds s"
-    FUZZ_SEEDS="$corpus/$target" "$bin/$target" "$corpus/$target" "regressions/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 \
-        -max_len=65536 -artifact_prefix="artifacts/$target/" -print_final_stats=1 -verbosity=0
+    FUZZ_SEEDS="$corpus/$target" "$bin/$target" "$corpus/$target" "regressions/$target" -max_total_time="$seconds" \
+        -timeout=10 -rss_limit_mb=1024 -max_len=65536 -artifact_prefix="artifacts/$target/" -print_final_stats=1 \
+        >"$log" 2>&1 || {
+        tail -n 60 "$log" >&2
+        echo "fuzz: $target: to repeat it: $bin/$target FILE, with the file named above (below fuzz/)" >&2
+        exit 1
+    }
+    echo "fuzz: $target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") runs, nothing found"
 done

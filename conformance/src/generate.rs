@@ -223,8 +223,8 @@ impl Generator {
         }
         request.start_revision = match self.random.below(12) {
             0..5 => 0,
-            5..10 => symbol::head(1 - self.random.between(0, HISTORY)),
-            10 => self.random.between(-1, 5),
+            5..10 => symbol::head(-self.random.between(0, HISTORY)),
+            10 => self.random.between(-1, 1),
             _ => {
                 self.future_streams += 1;
                 request.start_revision = symbol::head(self.random.between(2, 10));
