@@ -137,28 +137,42 @@ pub(super) fn connect_to_unknown(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Makes the database's directory where it is missing, durably: each new directory's name is synced in its parent.
 pub(super) fn create_directory(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::DirBuilderExt;
-    let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else {
-        return Ok(());
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| OpenError::Directory { path: directory.into(), error })
+    let absent = |ancestor: &&Path| !ancestor.as_os_str().is_empty() && !ancestor.exists();
+    let missing: Vec<&Path> = directory_of(path).ancestors().take_while(absent).collect();
+    for directory in missing.into_iter().rev() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .and_then(|()| sync_directory(directory_of(directory)))
+            .map_err(|error| OpenError::Directory { path: directory.into(), error })?;
+    }
+    Ok(())
 }
 
-/// The file holds secrets: only its owner may read it. SQLite gives the WAL the same mode.
+/// The file holds secrets: only its owner may read it. SQLite gives the WAL the same mode, and syncs the directory for the
+/// WAL's name but not for the database's.
 pub(super) fn create_file(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::OpenOptionsExt;
     let created = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
-    match created {
+    match created.and_then(|_| sync_directory(directory_of(path))) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             Err(OpenError::File { path: path.into(), error })
         }
         _ => Ok(()),
     }
+}
+
+/// The directory a path lies in; the working directory for a bare name.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    std::fs::File::open(directory)?.sync_all()
 }
 
 /// Whose file it is that may be opened.
