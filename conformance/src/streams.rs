@@ -58,7 +58,10 @@ pub enum Caught {
 
 #[derive(Debug, Default)]
 struct Watch {
+    /// As asked for; 0 is from the next change on, and holds back no progress.
     start_revision: i64,
+    /// The first revision that may come.
+    first_revision: i64,
     fragment: bool,
     last_revision: i64,
     /// The last response said that more events of the same batch follow.
@@ -114,8 +117,13 @@ impl Stream {
 
     /// Creates a watch and shows its confirmation; what other watches deliver meanwhile is kept for later.
     pub async fn watch(&mut self, request: WatchCreateRequest, names: &Names) -> Result<String> {
-        let mut watch =
-            Watch { start_revision: request.start_revision, fragment: request.fragment, ..Watch::default() };
+        let start_revision = request.start_revision;
+        let mut watch = Watch {
+            start_revision,
+            first_revision: start_revision,
+            fragment: request.fragment,
+            ..Watch::default()
+        };
         self.send(RequestUnion::CreateRequest(request)).await?;
         let Some(confirmation) = self.read_until(|response| response.created).await? else {
             return Ok("no confirmation".into());
@@ -124,8 +132,8 @@ impl Stream {
         self.stale += std::mem::take(&mut self.unanswered);
         self.promised = 0;
         if !confirmation.canceled {
-            if watch.start_revision == 0 {
-                watch.start_revision = self.created_at + 1;
+            if start_revision == 0 {
+                watch.first_revision = self.created_at + 1;
             }
             self.watches.insert(confirmation.watch_id, watch);
         }
@@ -281,10 +289,10 @@ impl Stream {
         if first.mod_revision <= self.promised {
             violation(format!("got revision {} after progress {}", first.mod_revision, self.promised));
         }
-        if first.mod_revision < watch.start_revision {
+        if first.mod_revision < watch.first_revision {
             violation(format!(
                 "got revision {} before its start {}",
-                first.mod_revision, watch.start_revision
+                first.mod_revision, watch.first_revision
             ));
         }
         if response.fragment && !watch.fragment {
