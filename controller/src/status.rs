@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use worker::supervise::{ComponentStatus, State};
+use worker::supervise::ComponentStatus;
 
 use crate::vars::K0sVars;
 
@@ -73,17 +73,23 @@ pub struct Event {
 }
 
 impl Components {
-    /// At most `entries_max` probes and events of each component: there is one of each at most.
+    /// At most `entries_max` probes of each component, the last ones, and as many events: there is one at most.
     pub fn new(components: Vec<ComponentStatus>, now: OffsetDateTime, entries_max: usize) -> Components {
         let mut answer = Components::default();
         for status in components.iter().filter(|_| entries_max > 0) {
-            let error = match (&status.state, &status.reason) {
-                (State::Ready, _) => None,
-                (state, None) => Some(state.to_string()),
-                (state, Some(reason)) => Some(format!("{state}: {reason}")),
-            };
-            let probe = HealthProbe { component: status.name.clone(), at: rfc3339(now), error };
-            answer.health_probes.insert(status.name.clone(), vec![probe]);
+            let probes: Vec<HealthProbe> = status
+                .checks
+                .iter()
+                .skip(status.checks.len().saturating_sub(entries_max))
+                .map(|check| HealthProbe {
+                    component: status.name.clone(),
+                    at: rfc3339(at(check.at_unix_seconds).unwrap_or(now)),
+                    error: check.error.clone(),
+                })
+                .collect();
+            if !probes.is_empty() {
+                answer.health_probes.insert(status.name.clone(), probes);
+            }
             if let Some(event) = restart_event(status, now) {
                 answer.events.insert(status.name.clone(), vec![event]);
             }
@@ -96,12 +102,13 @@ impl Components {
 /// A component that was restarted has a past worth telling.
 fn restart_event(status: &ComponentStatus, now: OffsetDateTime) -> Option<Event> {
     let exit = status.last_exit?;
-    let at = status
-        .started_at_unix_seconds
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok())
-        .unwrap_or(now);
+    let at = status.started_at_unix_seconds.and_then(at).unwrap_or(now);
     let payload = serde_json::json!({"restarts": status.restarts, "lastExit": exit});
     Some(Event { at: rfc3339(at), message: format!("{exit}; restarts: {}", status.restarts), payload })
+}
+
+fn at(unix_seconds: u64) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp(i64::try_from(unix_seconds).ok()?).ok()
 }
 
 fn rfc3339(time: OffsetDateTime) -> String {
@@ -111,11 +118,15 @@ fn rfc3339(time: OffsetDateTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use worker::supervise::Exit;
+    use worker::supervise::{Check, Exit, State};
 
     #[test]
-    fn components_report_health_and_the_last_restart() {
-        let ready = ComponentStatus {
+    fn components_report_what_their_probes_said_and_the_last_restart() {
+        let check = |at_unix_seconds: u64, error: Option<&str>| Check {
+            at_unix_seconds,
+            error: error.map(str::to_owned),
+        };
+        let restarted = ComponentStatus {
             name: "kube-apiserver".into(),
             state: State::Ready,
             pid: Some(7),
@@ -123,27 +134,35 @@ mod tests {
             started_at_unix_seconds: Some(1_800_000_000),
             last_exit: Some(Exit::Signal(9)),
             reason: None,
+            checks: vec![
+                check(1_800_000_010, None),
+                check(1_800_000_020, Some("no answer")),
+                check(1_800_000_030, None),
+            ],
             last_log_lines: vec!["bye".into()],
         };
-        let starting = ComponentStatus {
+        let unasked = ComponentStatus {
             name: "kube-scheduler".into(),
-            state: State::Starting,
             last_exit: None,
-            reason: Some("no answer".into()),
-            ..ready.clone()
+            checks: Vec::new(),
+            ..restarted.clone()
         };
         let now = OffsetDateTime::from_unix_timestamp(1_800_000_060).unwrap();
-        let json = serde_json::to_value(Components::new(vec![ready, starting], now, 1)).unwrap();
+        let json = |entries_max| {
+            let components = Components::new(vec![restarted.clone(), unasked.clone()], now, entries_max);
+            serde_json::to_value(components).unwrap()
+        };
         assert_eq!(
-            json["healthProbes"],
-            serde_json::json!({
-                "kube-apiserver": [{"component": "kube-apiserver", "at": "2027-01-15T08:01:00Z", "error": null}],
-                "kube-scheduler": [{"component": "kube-scheduler", "at": "2027-01-15T08:01:00Z", "error": "starting: no answer"}],
-            })
+            json(2)["healthProbes"],
+            serde_json::json!({"kube-apiserver": [
+                {"component": "kube-apiserver", "at": "2027-01-15T08:00:20Z", "error": "no answer"},
+                {"component": "kube-apiserver", "at": "2027-01-15T08:00:30Z", "error": null},
+            ]})
         );
-        let event = &json["events"]["kube-apiserver"][0];
+        assert_eq!(json(0)["healthProbes"], serde_json::json!({}));
+        let event = &json(1)["events"]["kube-apiserver"][0];
         assert_eq!(event["at"], "2027-01-15T08:00:00Z");
         assert_eq!(event["message"], "was killed by signal 9; restarts: 2");
-        assert!(json["events"]["kube-scheduler"].is_null());
+        assert!(json(1)["events"]["kube-scheduler"].is_null());
     }
 }

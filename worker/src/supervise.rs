@@ -10,8 +10,8 @@
 //!                                      └──► StateFile (who it is, for the next start)
 //! ```
 //!
-//! `controller::run` calls this; which components there are and how they are configured is not decided here. There is
-//! no liveness probing: a component that hangs is left to its own devices, one that ends is restarted.
+//! `controller::run` calls this; which components there are and how they are configured is not decided here. A component
+//! that hangs is reported and otherwise left to its own devices, one that ends is restarted.
 
 mod cgroup;
 mod environment;
@@ -36,9 +36,9 @@ pub use host::{CgroupUse, Host, HostConfig, HostError};
 pub use orphan::OrphanError;
 pub use spawn::SpawnError;
 pub use spec::{
-    Backoff, ComponentSpec, Descendants, Probe, READY_WITHIN, Readiness, SETTLE, STOP_GRACE, Signal,
-    StopPolicy,
+    Backoff, CHECK_EVERY, ComponentSpec, Descendants, Probe, READY_WITHIN, Readiness, SETTLE, STOP_GRACE,
+    Signal, StopPolicy,
 };
-pub use status::{ComponentStatus, Exit, State};
+pub use status::{Check, ComponentStatus, Exit, State};
 pub use supervisor::{StartError, StopError, Supervisor};
 pub use user::{LookupError, User};

@@ -15,6 +15,8 @@ use super::user::User;
 
 /// How long a start may wait for readiness unless the spec says otherwise (as upstream k0s).
 pub const READY_WITHIN: Duration = Duration::from_secs(120);
+/// How often a ready component is asked whether it still is unless the spec says otherwise (as upstream k0s).
+pub const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// How long a component may take to stop unless the spec says otherwise (as upstream k0s).
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long a process must stay up to count as running where there is nothing to probe.
@@ -38,6 +40,9 @@ pub struct ComponentSpec {
     pub readiness: Readiness,
     /// How long a start waits for readiness before it is given up.
     pub ready_within: Duration,
+    /// How often the probe is asked once it has said yes. The answers are for the status and the log: nothing is restarted
+    /// because of them.
+    pub check_every: Duration,
     pub stop: StopPolicy,
     pub restart: Backoff,
 }
@@ -54,18 +59,19 @@ impl ComponentSpec {
             working_dir: PathBuf::from("/"),
             readiness: Readiness::RunningFor(SETTLE),
             ready_within: READY_WITHIN,
+            check_every: CHECK_EVERY,
             stop: StopPolicy::default(),
             restart: Backoff::default(),
         }
     }
 }
 
-/// When a started process counts as ready. Asked anew for every incarnation of the process.
+/// When a started process counts as ready. Decided anew for every incarnation of the process.
 #[derive(Clone)]
 pub enum Readiness {
     /// It has stayed up this long.
     RunningFor(Duration),
-    /// The probe says so. It is called every 100 ms until it does, never twice at once.
+    /// The probe says so. It is called every 100 ms until it does, then every `check_every`, never twice at once.
     Probe(Arc<dyn Probe>),
 }
 

@@ -4,6 +4,7 @@
 //! per component, and when the task has ended (or the handle is dropped) there is none. The decision when to restart is
 //! made by `restart`, which is pure.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,8 +19,8 @@ use super::output::{LastLines, Stream, pump};
 use super::process::{Process, Unkillable};
 use super::restart::{Restarts, Run, Verdict};
 use super::spawn::{Launched, SpawnError};
-use super::spec::{ComponentSpec, Readiness};
-use super::status::{ComponentStatus, Exit, State};
+use super::spec::{ComponentSpec, Probe, Readiness};
+use super::status::{Check, ComponentStatus, Exit, State};
 
 /// Between two questions to a probe.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
@@ -95,6 +96,7 @@ impl Supervisor {
             started_at_unix_seconds: Some(unix_seconds()),
             last_exit: None,
             reason: None,
+            checks: Vec::new(),
             last_log_lines: Vec::new(),
         });
         let (stop, stop_asked) = watch::channel(None);
@@ -281,6 +283,7 @@ impl Task {
         let mut was_ready = false;
         let asked_to_stop = {
             let mut ready = pin!(self.until_ready());
+            let mut checks = pin!(self.check_for_ever());
             let mut stop = pin!(self.stop_asked());
             loop {
                 tokio::select! {
@@ -294,6 +297,7 @@ impl Task {
                             status.reason = None;
                         });
                     }
+                    never = &mut checks, if was_ready => match never {},
                 }
             }
         };
@@ -334,15 +338,39 @@ impl Task {
         };
         loop {
             let asked = Instant::now();
-            let answer = timeout(PROBE_WITHIN, probe.probe())
-                .await
-                .unwrap_or_else(|_| Err(format!("no answer within {PROBE_WITHIN:?}")));
-            match answer {
-                Ok(()) => return,
-                Err(reason) => self.publish(|status| status.reason = Some(reason)),
+            if self.ask(probe.as_ref()).await.is_ok() {
+                return;
             }
             sleep_until(asked + PROBE_EVERY).await;
         }
+    }
+
+    /// Asks a component that is ready whether it still is, and tells when the answer changes.
+    async fn check_for_ever(&self) -> Infallible {
+        let Readiness::Probe(probe) = &self.spec.readiness else { return std::future::pending().await };
+        let mut answers = true;
+        loop {
+            sleep(self.spec.check_every).await;
+            let answer = self.ask(probe.as_ref()).await;
+            match &answer {
+                Err(reason) if answers => {
+                    tracing::warn!(component = self.spec.name, "no longer ready: {reason}");
+                }
+                Ok(()) if !answers => tracing::info!(component = self.spec.name, "ready again"),
+                _ => {}
+            }
+            answers = answer.is_ok();
+        }
+    }
+
+    /// One question to the probe, whose answer goes to the status.
+    async fn ask(&self, probe: &dyn Probe) -> Result<(), String> {
+        let answer = timeout(PROBE_WITHIN, probe.probe())
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {PROBE_WITHIN:?}")));
+        let error = answer.clone().err();
+        self.publish(|status| status.note(Check { at_unix_seconds: unix_seconds(), error }));
+        answer
     }
 
     async fn stop_asked(&self) -> Instant {

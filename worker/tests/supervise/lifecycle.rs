@@ -57,10 +57,11 @@ async fn killed_component_is_healed_again_and_again() {
 }
 
 #[tokio::test]
-async fn probe_decides_about_readiness_and_its_answer_is_shown() {
+async fn probe_decides_about_readiness_and_its_answers_are_shown_ever_after() {
     let bed = Bed::new();
     let door = bed.path("door");
     let mut spec = sh("probed", "exec sleep 1000");
+    spec.check_every = Duration::from_millis(5);
     spec.readiness = Readiness::probe({
         let door = door.clone();
         move || {
@@ -77,6 +78,15 @@ async fn probe_decides_about_readiness_and_its_answer_is_shown() {
     assert_eq!((status.state, status.reason, status.restarts), (State::Ready, None, 0));
     assert!(status.started_at_unix_seconds.unwrap() > 1_700_000_000);
     assert!(is_alive(status.pid.unwrap()));
+
+    fs::remove_file(&door).unwrap();
+    until("the shut door to be noticed", || supervisor.status().reason.is_some()).await;
+    let status = supervisor.status();
+    assert_eq!((status.state, status.reason.as_deref()), (State::Ready, Some("the door is shut")));
+    assert_eq!(status.checks.last().unwrap().error, status.reason);
+    fs::write(&door, "").unwrap();
+    until("the open door to be noticed", || supervisor.status().reason.is_none()).await;
+    assert_eq!(supervisor.status().restarts, 0);
     supervisor.stop(soon()).await.unwrap();
 }
 
