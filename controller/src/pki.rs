@@ -359,15 +359,12 @@ impl FoundAuthority {
         next_key: &mut impl FnMut() -> Result<KeyPair, CertificateError>,
     ) -> Result<(Authority, bool), PkiError> {
         let (certificate_path, key_path) = pair_paths(dir, file.name);
-        let create = |key| Authority::create(file.common_name, key, request.authority_lifetime, now);
+        let create = |key_pem| Authority::create(file.common_name, key_pem, request.authority_lifetime, now);
         match self {
-            FoundAuthority::Nothing => Ok((create(next_key()?)?, true)),
+            FoundAuthority::Nothing => Ok((create(next_key()?.serialize_pem())?, true)),
             FoundAuthority::Key(pem) => {
-                let key = KeyPair::from_pem(&pem).map_err(|source| PkiError::Unusable {
-                    path: key_path,
-                    source: CertificateError::UnusableKey(source),
-                })?;
-                Ok((create(key)?, true))
+                let created = create(pem).map_err(|source| PkiError::Unusable { path: key_path, source })?;
+                Ok((created, true))
             }
             FoundAuthority::Pair(pem) => {
                 let authority = Authority::load(pem, now)
@@ -398,17 +395,25 @@ impl Pair {
 
 fn write_service_account(dir: &Path, pem: &str, request: &Request) -> Result<(), PkiError> {
     let path = dir.join(SERVICE_ACCOUNT_KEY);
-    let public = KeyPair::from_pem(pem).map_err(|source| PkiError::Unusable {
-        path: path.clone(),
-        source: CertificateError::UnusableKey(source),
-    })?;
+    let public =
+        certificate::read_key(pem).map_err(|source| PkiError::Unusable { path: path.clone(), source })?;
     let owner = request.owners.kube_apiserver;
     durable_file::ensure(&path, pem.as_bytes(), Access::owned_by(KEY_MODE, owner))?;
     let public_pem = pem_block("PUBLIC KEY", &public.subject_public_key_info());
     let public_path = dir.join(SERVICE_ACCOUNT_PUBLIC_KEY);
     let access = Access::owned_by(CERTIFICATE_MODE, owner);
-    durable_file::ensure(&public_path, public_pem.as_bytes(), access)?;
+    match read(&public_path)? {
+        // It may hold older keys, too, so that the tokens they signed stay valid.
+        Some(found) if without_blanks(&found).contains(&without_blanks(&public_pem)) => {
+            durable_file::set_access(&public_path, access)?;
+        }
+        _ => durable_file::ensure(&public_path, public_pem.as_bytes(), access)?,
+    }
     Ok(())
+}
+
+fn without_blanks(pem: &str) -> String {
+    pem.split_whitespace().collect()
 }
 
 fn write_kubeconfigs(dir: &Path, ca: &str, pairs: &[Pair], request: &Request) -> Result<(), PkiError> {
@@ -454,9 +459,10 @@ fn read_pair(dir: &Path, name: &str) -> Result<Option<CertifiedKey>, PkiError> {
     })
 }
 
+/// Bytes that are no text are as bad as text that is no PEM, and that is judged elsewhere.
 fn read(path: &Path) -> Result<Option<String>, FileError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::on("read", path)(error)),
     }

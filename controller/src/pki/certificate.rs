@@ -11,6 +11,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, PublicKeyData, RsaKeySize, SanType,
 };
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, Pem, X509Certificate, X509Name};
 
@@ -63,13 +65,20 @@ pub enum CertificateError {
     Generate(#[from] rcgen::Error),
     #[error("it is not a PEM certificate")]
     NotACertificate,
-    #[error("its key cannot be read")]
+    #[error("its key is not a PEM private key")]
+    NotAKey(#[source] rustls_pki_types::pem::Error),
+    #[error("its key cannot be used: it must be RSA, ECDSA or Ed25519")]
     UnusableKey(#[source] rcgen::Error),
     #[error("the key does not belong to the certificate")]
     KeyMismatch,
     #[error("it is not a CA certificate")]
     NotAnAuthority,
-    #[error("it expired on {0}")]
+    #[error("it is not valid before {0}: is this machine's clock right?")]
+    AuthorityNotYetValid(OffsetDateTime),
+    #[error(
+        "it expired on {0}: is this machine's clock right? If so, put a new one and its key there, or remove both to have \
+         a new one made; everything that trusts it must then trust the new one"
+    )]
     AuthorityExpired(OffsetDateTime),
     #[error("its subject has an attribute twice, which is not supported for a CA that k0s signs with")]
     AmbiguousSubject,
@@ -112,26 +121,33 @@ pub fn generate_key() -> Result<KeyPair, CertificateError> {
     Ok(KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?)
 }
 
+/// The first private key in a PEM text, in any of the forms openssl writes: PKCS#8, PKCS#1, SEC1.
+pub fn read_key(pem: &str) -> Result<KeyPair, CertificateError> {
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(CertificateError::NotAKey)?;
+    KeyPair::try_from(&key).map_err(CertificateError::UnusableKey)
+}
+
 impl Authority {
-    /// Signs a new CA with `key`. The key may be older: a CA whose certificate file was lost before it reached the disk is
-    /// completed, and what it signed stays valid.
+    /// Signs a new CA with the key, whose text is kept as it is. The key may be older: a CA whose certificate file was lost
+    /// before it reached the disk is completed, and what it signed stays valid.
     pub fn create(
         common_name: &str,
-        key: KeyPair,
+        key_pem: String,
         lifetime: Duration,
         now: OffsetDateTime,
     ) -> Result<Authority, CertificateError> {
+        let key = read_key(&key_pem)?;
         let subject = Subject { common_name: common_name.to_owned(), organization: None };
         let mut params = params(&subject, now, now + lifetime);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?.pem();
-        Self::load(CertifiedKey { certificate, key: key.serialize_pem() }, now)
+        Self::load(CertifiedKey { certificate, key: key_pem }, now)
     }
 
     /// Reads a CA that k0s or its user made.
     pub fn load(pem: CertifiedKey, now: OffsetDateTime) -> Result<Authority, CertificateError> {
-        let key = KeyPair::from_pem(&pem.key).map_err(CertificateError::UnusableKey)?;
+        let key = read_key(&pem.key)?;
         let der = certificate_der(&pem.certificate).ok_or(CertificateError::NotACertificate)?;
         let parsed = parse(&der).ok_or(CertificateError::NotACertificate)?;
         if parsed.public_key().raw != key.subject_public_key_info() {
@@ -139,6 +155,10 @@ impl Authority {
         }
         if !parsed.is_ca() {
             return Err(CertificateError::NotAnAuthority);
+        }
+        let not_before = parsed.validity().not_before.to_datetime();
+        if not_before > now {
+            return Err(CertificateError::AuthorityNotYetValid(not_before));
         }
         let not_after = parsed.validity().not_after.to_datetime();
         if not_after <= now {
@@ -178,7 +198,7 @@ impl Authority {
     pub fn defect(&self, found: &CertifiedKey, wish: &LeafWish, now: OffsetDateTime) -> Option<Defect> {
         let Some(der) = certificate_der(&found.certificate) else { return Some(Defect::Unreadable) };
         let Some(leaf) = parse(&der) else { return Some(Defect::Unreadable) };
-        match KeyPair::from_pem(&found.key) {
+        match read_key(&found.key) {
             Err(_) => return Some(Defect::Unreadable),
             Ok(key) if key.subject_public_key_info() != leaf.public_key().raw => {
                 return Some(Defect::KeyMismatch);
@@ -318,8 +338,12 @@ mod tests {
         }
     }
 
+    fn key_pem() -> String {
+        KeyPair::generate().unwrap().serialize_pem()
+    }
+
     fn authority(common_name: &str) -> Authority {
-        Authority::create(common_name, KeyPair::generate().unwrap(), 9000 * HOUR, now()).unwrap()
+        Authority::create(common_name, key_pem(), 9000 * HOUR, now()).unwrap()
     }
 
     #[test]
@@ -347,7 +371,7 @@ mod tests {
         assert_eq!(ca.defect(&leaf, &other, now()), Some(Defect::ValidLongerThanConfigured));
         // The same name, another key: what a user's CA rotation looks like.
         assert_eq!(authority("kubernetes-ca").defect(&leaf, &wish(), now()), Some(Defect::OtherAuthority));
-        let strange = CertifiedKey { key: KeyPair::generate().unwrap().serialize_pem(), ..leaf.clone() };
+        let strange = CertifiedKey { key: key_pem(), ..leaf.clone() };
         assert_eq!(ca.defect(&strange, &wish(), now()), Some(Defect::KeyMismatch));
         let cut = CertifiedKey { certificate: leaf.certificate[..100].to_owned(), ..leaf };
         assert_eq!(ca.defect(&cut, &wish(), now()), Some(Defect::Unreadable));
@@ -355,7 +379,7 @@ mod tests {
 
     #[test]
     fn leaf_never_outlives_its_authority_and_is_then_left_alone() {
-        let ca = Authority::create("ca", KeyPair::generate().unwrap(), 10 * HOUR, now()).unwrap();
+        let ca = Authority::create("ca", key_pem(), 10 * HOUR, now()).unwrap();
         let leaf = ca.issue(&wish(), &KeyPair::generate().unwrap(), now()).unwrap();
         assert_eq!(ca.defect(&leaf, &wish(), now() + 9 * HOUR), None);
     }
@@ -364,9 +388,21 @@ mod tests {
     fn authority_made_again_from_its_key_accepts_what_it_signed() {
         let ca = authority("kubernetes-ca");
         let leaf = ca.issue(&wish(), &KeyPair::generate().unwrap(), now()).unwrap();
-        let key = KeyPair::from_pem(&ca.pem.key).unwrap();
-        let again = Authority::create("kubernetes-ca", key, 9000 * HOUR, now() + HOUR).unwrap();
+        let again =
+            Authority::create("kubernetes-ca", ca.pem.key.clone(), 9000 * HOUR, now() + HOUR).unwrap();
         assert_eq!(again.defect(&leaf, &wish(), now() + HOUR), None);
+        assert_eq!(again.pem.key, ca.pem.key);
+    }
+
+    /// As `openssl ecparam -genkey -name prime256v1` and `openssl genrsa -traditional` write them.
+    #[test]
+    fn keys_in_the_older_forms_of_openssl_sign_and_are_kept_as_they_are() {
+        for key in [include_str!("testdata/sec1.key"), include_str!("testdata/pkcs1.key")] {
+            let ca = Authority::create("Our Company", key.to_owned(), 9000 * HOUR, now()).unwrap();
+            assert_eq!(ca.pem.key, key);
+            let leaf = ca.issue(&wish(), &KeyPair::generate().unwrap(), now()).unwrap();
+            assert_eq!(ca.defect(&leaf, &wish(), now()), None);
+        }
     }
 
     #[test]
@@ -379,9 +415,18 @@ mod tests {
                 .unwrap()
         };
         assert!(matches!(load("", &ca.pem.key, now()), CertificateError::NotACertificate));
-        assert!(matches!(load(&ca.pem.certificate, "", now()), CertificateError::UnusableKey(_)));
+        assert!(matches!(load(&ca.pem.certificate, "", now()), CertificateError::NotAKey(_)));
+        let cut =
+            ca.pem.key.lines().enumerate().filter(|(n, _)| *n != 1).map(|(_, line)| format!("{line}\n"));
+        let cut: String = cut.collect();
+        assert!(matches!(load(&ca.pem.certificate, &cut, now()), CertificateError::UnusableKey(_)));
         assert!(matches!(load(&ca.pem.certificate, &leaf.key, now()), CertificateError::KeyMismatch));
         assert!(matches!(load(&leaf.certificate, &leaf.key, now()), CertificateError::NotAnAuthority));
+        let early = now() - HOUR;
+        assert!(matches!(
+            load(&ca.pem.certificate, &ca.pem.key, early),
+            CertificateError::AuthorityNotYetValid(_)
+        ));
         let late = now() + 9001 * HOUR;
         assert!(matches!(
             load(&ca.pem.certificate, &ca.pem.key, late),

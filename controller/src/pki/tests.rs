@@ -93,7 +93,9 @@ fn start_after_an_interrupted_start_completes_what_is_missing() {
 #[test]
 fn a_users_ca_is_kept_and_everything_is_issued_by_it() {
     let dir = tempfile::tempdir().unwrap();
-    let own = Authority::create("Our Company", KeyPair::generate().unwrap(), 9_000 * HOUR, now()).unwrap();
+    let own =
+        Authority::create("Our Company", KeyPair::generate().unwrap().serialize_pem(), 9_000 * HOUR, now())
+            .unwrap();
     fs::write(dir.path().join("ca.crt"), &own.pem.certificate).unwrap();
     fs::write(dir.path().join("ca.key"), &own.pem.key).unwrap();
     complete(dir.path());
@@ -105,7 +107,9 @@ fn a_users_ca_is_kept_and_everything_is_issued_by_it() {
 #[test]
 fn a_ca_without_its_key_or_with_anothers_is_refused_and_nothing_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let own = Authority::create("Our Company", KeyPair::generate().unwrap(), 9_000 * HOUR, now()).unwrap();
+    let own =
+        Authority::create("Our Company", KeyPair::generate().unwrap().serialize_pem(), 9_000 * HOUR, now())
+            .unwrap();
     fs::write(dir.path().join("ca.crt"), &own.pem.certificate).unwrap();
     let error = reconcile(dir.path(), &request(), now()).unwrap_err();
     assert!(matches!(error, PkiError::AuthorityWithoutKey { .. }), "{error}");
@@ -113,6 +117,47 @@ fn a_ca_without_its_key_or_with_anothers_is_refused_and_nothing_is_written() {
     let error = reconcile(dir.path(), &request(), now()).unwrap_err();
     assert!(error.to_string().ends_with("ca.crt cannot be used"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn damaged_leaves_are_issued_again_and_a_damaged_ca_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    complete(dir.path());
+    fs::write(dir.path().join("server.crt"), b"\xff\xfe\x00").unwrap();
+    fs::write(dir.path().join("ccm.key"), "").unwrap();
+    fs::write(dir.path().join("admin.conf"), b"apiVersion: v1\nclus\xff").unwrap();
+    assert_eq!(
+        reconcile(dir.path(), &request(), now()).unwrap(),
+        ["server", "ccm"].map(|name| Change::LeafIssued { name, because: Defect::Unreadable })
+    );
+    assert!(fs::read_to_string(dir.path().join("admin.conf")).unwrap().contains("client-key-data"));
+
+    let authority = fs::read(dir.path().join("ca.crt")).unwrap();
+    for (file, content) in [("ca.crt", &b"\xff\xfe"[..]), ("ca.key", b"")] {
+        let intact = fs::read(dir.path().join(file)).unwrap();
+        fs::write(dir.path().join(file), content).unwrap();
+        let error = reconcile(dir.path(), &request(), now()).unwrap_err();
+        assert!(error.to_string().ends_with("ca.crt cannot be used"), "{error}");
+        assert_eq!(fs::read(dir.path().join(file)).unwrap(), content);
+        fs::write(dir.path().join(file), intact).unwrap();
+    }
+    assert_eq!(reconcile(dir.path(), &request(), now()).unwrap(), []);
+    assert_eq!(fs::read(dir.path().join("ca.crt")).unwrap(), authority);
+}
+
+#[test]
+fn older_public_keys_of_service_accounts_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    complete(dir.path());
+    let path = dir.path().join("sa.pub");
+    let ours = fs::read_to_string(&path).unwrap();
+    let both = pem_block("PUBLIC KEY", b"an older key") + &ours;
+    fs::write(&path, &both).unwrap();
+    complete(dir.path());
+    assert_eq!(fs::read_to_string(&path).unwrap(), both);
+    fs::write(&path, pem_block("PUBLIC KEY", b"an older key")).unwrap();
+    complete(dir.path());
+    assert_eq!(fs::read_to_string(&path).unwrap(), ours);
 }
 
 #[test]
