@@ -155,6 +155,9 @@ pub enum LoadError {
     Document { origin: Source, source: DocumentError },
     #[error("the configuration from {origin} is not valid")]
     Invalid { origin: Source, source: Problems },
+    /// There is no file, so it is the command line's.
+    #[error("the command line asks for what cannot be")]
+    Flags { source: Problems },
 }
 
 /// Reads, merges over the defaults, and checks.
@@ -163,9 +166,13 @@ pub enum LoadError {
 /// If the source cannot be read, is no YAML, breaks a rule, or asks for what is not built yet.
 pub fn load(source: &Source, overrides: &Overrides<'_>, host: &Host) -> Result<Loaded, LoadError> {
     let text = source.read().map_err(|error| LoadError::Read { origin: source.clone(), source: error })?;
+    let is_file = text.is_some();
     parse(&text.unwrap_or_default(), overrides, host).map_err(|error| match error {
         ParseError::Document(error) => LoadError::Document { origin: source.clone(), source: error },
-        ParseError::Invalid(problems) => LoadError::Invalid { origin: source.clone(), source: problems },
+        ParseError::Invalid(problems) if is_file => {
+            LoadError::Invalid { origin: source.clone(), source: problems }
+        }
+        ParseError::Invalid(problems) => LoadError::Flags { source: problems },
     })
 }
 

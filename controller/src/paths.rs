@@ -25,9 +25,11 @@ pub enum PathsError {
     #[error("cannot make {path} absolute")]
     NotAbsolute { path: PathBuf, source: std::io::Error },
     #[error(
-        "{path} is {bytes} bytes long, a Unix socket's path can have {SOCKET_PATH_BYTES_MAX}: choose a shorter --run-dir"
+        "{path} is {bytes} bytes long, a Unix socket's path can have {SOCKET_PATH_BYTES_MAX}: choose a shorter {flag}"
     )]
-    SocketPathTooLong { path: PathBuf, bytes: usize },
+    SocketPathTooLong { path: PathBuf, bytes: usize, flag: &'static str },
+    #[error("{path} is not UTF-8, and arguments of Kubernetes' components are: choose another {flag}")]
+    NotUtf8 { path: PathBuf, flag: &'static str },
 }
 
 /// What the command line said; `None` means the default.
@@ -56,12 +58,28 @@ impl Paths {
         Ok(Paths { data_dir, run_dir, status_socket, bin_dir })
     }
 
-    /// Binding a longer path fails with an error that names neither the path nor the limit.
-    pub fn check_socket_lengths(&self) -> Result<(), PathsError> {
-        for path in [&self.status_socket, &self.datastore_socket()] {
+    /// Whether a controller can run with these.
+    ///
+    /// # Errors
+    /// If not: later it would be with a message that names neither the path nor the limit.
+    pub fn check(&self) -> Result<(), PathsError> {
+        let given = [
+            (Some(&self.data_dir), "--data-dir"),
+            (Some(&self.run_dir), "--run-dir"),
+            (Some(&self.status_socket), "--status-socket"),
+            (self.bin_dir.as_ref(), "--bin-dir"),
+        ];
+        for (path, flag) in given {
+            if let Some(path) = path.filter(|path| path.to_str().is_none()) {
+                return Err(PathsError::NotUtf8 { path: path.clone(), flag });
+            }
+        }
+        let sockets =
+            [(self.datastore_socket(), "--run-dir"), (self.status_socket.clone(), "--status-socket")];
+        for (path, flag) in sockets {
             let bytes = path.as_os_str().len();
             if bytes > SOCKET_PATH_BYTES_MAX {
-                return Err(PathsError::SocketPathTooLong { path: path.clone(), bytes });
+                return Err(PathsError::SocketPathTooLong { path, bytes, flag });
             }
         }
         Ok(())
@@ -132,6 +150,9 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
@@ -144,10 +165,19 @@ mod tests {
     }
 
     #[test]
-    fn too_long_socket_path_is_refused_with_the_way_out() {
-        let choices =
-            PathChoices { data_dir: Some(format!("/{}", "x".repeat(100)).into()), ..Default::default() };
-        let error = Paths::resolve(choices, false).unwrap().check_socket_lengths().unwrap_err();
-        assert!(error.to_string().ends_with("choose a shorter --run-dir"), "{error}");
+    fn paths_that_cannot_work_are_refused_with_the_way_out() {
+        let long = || Some(PathBuf::from(format!("/{}", "x".repeat(107))));
+        let data_dir = PathChoices { data_dir: long(), ..Default::default() };
+        let status_socket = PathChoices { status_socket: long(), ..Default::default() };
+        let odd = PathBuf::from(OsStr::from_bytes(b"/d\xff"));
+        let bin_dir = PathChoices { bin_dir: Some(odd), ..Default::default() };
+        for (choices, way_out) in [
+            (data_dir, "choose a shorter --run-dir"),
+            (status_socket, "choose a shorter --status-socket"),
+            (bin_dir, "choose another --bin-dir"),
+        ] {
+            let error = Paths::resolve(choices, false).unwrap().check().unwrap_err();
+            assert!(error.to_string().ends_with(way_out), "{error}");
+        }
     }
 }

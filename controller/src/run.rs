@@ -1,7 +1,7 @@
 //! Runs a controller from start to stop.
 //!
 //! ```text
-//! directories, lock ─► certificates ─► status socket ─► datastore ─► kube-apiserver ─► its clients ─► READY
+//! directories, lock ─► status socket ─► certificates ─► datastore ─► kube-apiserver ─► its clients ─► READY
 //!                                                    (stop: the same, from the right)
 //! ```
 //! Invariant: what was started is stopped in reverse order, whether a signal ends the run or a component that does not
@@ -56,6 +56,8 @@ const CLIENTS_STOP_WITHIN: Duration = Duration::from_secs(6);
 pub struct Options {
     pub paths: Paths,
     pub config: ClusterConfig,
+    /// What `config.spec.storage` means.
+    pub datastore: config::Datastore,
     /// Where the configuration came from, for the status.
     pub config_source: PathBuf,
     pub host: config::Host,
@@ -81,8 +83,6 @@ pub enum RunError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Executable(#[from] MissingExecutable),
-    #[error(transparent)]
-    Config(#[from] config::FieldError),
     #[error(transparent)]
     ServiceCidr(#[from] config::ServiceCidrTooSmall),
     #[error(transparent)]
@@ -117,12 +117,15 @@ pub enum RunError {
 pub async fn controller(options: Options) -> Result<(), RunError> {
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let lock = claim_directories(&options.paths)?;
-    let prepared = prepare(&options).await?;
-    lock.publish(RuntimeConfigSpec {
-        node_config: options.config.to_document(),
-        k0s_vars: prepared.vars.clone(),
-    })?;
+    let vars = K0sVars::new(&options.paths, facts::invocation_id(), &options.config_source);
+    lock.publish(RuntimeConfigSpec { node_config: options.config.to_document(), k0s_vars: vars.clone() })?;
+    let ended = answering(&options, vars, &mut signals).await;
+    lock.remove()?;
+    ended
+}
 
+/// From here on `k0s status` and `k0s stop` are answered, whatever takes its time.
+async fn answering(options: &Options, vars: K0sVars, signals: &mut Signals) -> Result<(), RunError> {
     let host = ProcessHost::open(HostConfig {
         state_dir: options.paths.processes_dir(),
         cgroups: CgroupUse::WherePossible,
@@ -130,23 +133,30 @@ pub async fn controller(options: Options) -> Result<(), RunError> {
     let group = Group::new(host.clone());
     let status = StatusServer::bind(&options.paths.status_socket)?;
     let mut tasks = JoinSet::new();
-    tasks.spawn(status.run(status_source(&options, prepared.vars, &group)));
-
-    // What an earlier k0s left running holds its ports, so it is ended before they are looked at.
-    for spec in prepared.plan.stages.iter().flatten() {
-        host.reclaim(spec).await?;
-    }
-    ports::check(&prepared.plan.ports)?;
-
-    let datastore =
-        Datastore::start(&prepared.datastore, &options.paths, prepared.owners.kube_apiserver).await?;
-    let mut running = Running { group, datastore, stop_within: prepared.stop_within };
-    let ended = running.until_end(prepared.plan, &options, &mut signals).await;
-    notify(NotifyState::Stopping);
-    let stopped = running.stop(&mut signals).await;
+    tasks.spawn(status.run(status_source(options, vars, &group)));
+    let ended = running(options, &host, group, signals).await;
     tasks.shutdown().await;
-    lock.remove()?;
-    match (ended, stopped) {
+    ended
+}
+
+async fn running(
+    options: &Options,
+    host: &ProcessHost,
+    group: Group,
+    signals: &mut Signals,
+) -> Result<(), RunError> {
+    let (plan, mut running) = tokio::select! {
+        biased;
+        signal = signals.next() => {
+            tracing::info!("{signal}: nothing has been started yet");
+            notify(NotifyState::Stopping);
+            return Ok(());
+        }
+        begun = begin(options, host, group) => begun?,
+    };
+    let ended = running.until_end(plan, options, signals).await;
+    notify(NotifyState::Stopping);
+    match (ended, running.stop(signals).await) {
         (Ended::Asked, stopped) => stopped,
         (Ended::NotStarted(error), Ok(())) => Err(error.into()),
         (Ended::NotStarted(error), Err(stop)) => {
@@ -154,6 +164,18 @@ pub async fn controller(options: Options) -> Result<(), RunError> {
             Err(error.into())
         }
     }
+}
+
+/// Everything before the first component. Where this is dropped it leaves nothing that the next start does not complete.
+async fn begin(options: &Options, host: &ProcessHost, group: Group) -> Result<(Plan, Running), RunError> {
+    let Prepared { owners, plan, stop_within } = prepare(options).await?;
+    // What an earlier k0s left running holds its ports, so it is ended before they are looked at.
+    for spec in plan.stages.iter().flatten() {
+        host.reclaim(spec).await?;
+    }
+    ports::check(&plan.ports)?;
+    let datastore = Datastore::start(&options.datastore, &options.paths, owners.kube_apiserver).await?;
+    Ok((plan, Running { group, datastore, stop_within }))
 }
 
 /// `--init-only`: directories, certificates, kubeconfigs, and the check that everything needed is there.
@@ -164,16 +186,14 @@ pub async fn initialise(options: &Options) -> Result<(), RunError> {
 
 /// From here on no other k0s touches these directories.
 fn claim_directories(paths: &Paths) -> Result<RuntimeLock, RunError> {
-    paths.check_socket_lengths()?;
+    paths.check()?;
     facts::create_directories(paths)?;
     Ok(RuntimeLock::take(paths)?)
 }
 
 /// Everything that is there before the first process.
 struct Prepared {
-    vars: K0sVars,
     owners: pki::Owners,
-    datastore: config::Datastore,
     plan: Plan,
     stop_within: Duration,
 }
@@ -182,7 +202,6 @@ async fn prepare(options: &Options) -> Result<Prepared, RunError> {
     let Options { paths, config, .. } = options;
     let identity = Identity::of_process(&config.spec.install_config.users)?;
     identity.announce(&paths.data_dir);
-    let datastore = config.spec.datastore(&paths.data_dir)?;
     let executables = facts::executables(paths, &options.disabled)?;
     reconcile_pki(options, identity.owners).await?;
 
@@ -199,7 +218,7 @@ async fn prepare(options: &Options) -> Result<Prepared, RunError> {
         controller_manager_extra_args: options.controller_manager_extra_args.clone(),
         api_server_stop_timeout: options.api_server_stop_timeout,
         // A SQLite file belongs to one controller; anything else may be shared.
-        many_controllers: datastore.kind() != config::DatastoreKind::Sqlite,
+        many_controllers: options.datastore.kind() != config::DatastoreKind::Sqlite,
         api_server_readiness: Readiness::Probe(Arc::new(probe)),
     };
     let plan = plan::controller(config, &facts)?;
@@ -208,9 +227,7 @@ async fn prepare(options: &Options) -> Result<Prepared, RunError> {
     }
     let longest = plan.stages.iter().flatten().map(|spec| spec.stop.grace).max().unwrap_or_default();
     Ok(Prepared {
-        vars: K0sVars::new(paths, facts::invocation_id(), &options.config_source),
         owners: identity.owners,
-        datastore,
         plan,
         stop_within: (STOP_WITHIN - DATASTORE_STOP_WITHIN).max(longest + CLIENTS_STOP_WITHIN),
     })

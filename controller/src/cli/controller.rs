@@ -57,13 +57,16 @@ impl Controller {
         self.logs.install();
         let init_only = self.init_only;
         let options = self.options(started)?;
-        super::runtime()?.block_on(async {
+        let runtime = super::runtime()?;
+        let ended = runtime.block_on(async {
             match init_only {
                 true => run::initialise(&options).await,
                 false => run::controller(options).await,
             }
-        })?;
-        Ok(())
+        });
+        // A start that was interrupted may have left a thread that reads the database: its end is not waited for.
+        runtime.shutdown_background();
+        Ok(ended?)
     }
 
     fn options(self, started: Instant) -> anyhow::Result<Options> {
@@ -78,6 +81,7 @@ impl Controller {
             tracing::warn!("{warning}");
         }
         Ok(Options {
+            datastore: loaded.config.spec.datastore(&paths.data_dir)?,
             config: loaded.config,
             config_source: source.to_string().into(),
             host,

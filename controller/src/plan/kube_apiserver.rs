@@ -1,5 +1,6 @@
 //! kube-apiserver: its arguments, its port, how long it may take to stop.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::arguments::{Arguments, Overridden};
@@ -104,9 +105,23 @@ fn arguments(config: &ClusterConfig, facts: &Facts<'_>) -> Arguments {
     set.set("api-audiences", ISSUER);
 
     set.set("service-cluster-ip-range", super::joined(&config.spec.service_cidrs()));
-    set.set("etcd-servers", format!("unix://{}", facts.paths.datastore_socket().display()));
+    set.set("etcd-servers", unix_url(&facts.paths.datastore_socket()));
     set.set("v", facts.log_levels.of(NAME));
     set
+}
+
+/// As one item of a comma-separated list, and as a URL.
+fn unix_url(path: &Path) -> String {
+    let mut url = "unix://".to_owned();
+    for &byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' | b'~' => {
+                url.push(byte.into())
+            }
+            _ => url.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    url
 }
 
 fn derived_stop_timeout(arguments: &Arguments) -> Duration {

@@ -170,6 +170,15 @@ fn arguments_that_everything_else_depends_on_are_refused() {
 }
 
 #[test]
+fn the_datastores_socket_is_named_by_a_url_whatever_its_path_is() {
+    let choices = PathChoices { run_dir: Some("/a b/c,d?e#f%20\"g".into()), ..Default::default() };
+    let paths = Paths::resolve(choices, true).unwrap();
+    let plan = plan_with("", |facts| facts.paths = Box::leak(Box::new(paths))).unwrap();
+    let url = "unix:///a%20b/c%2Cd%3Fe%23f%2520%22g/kine/kine.sock";
+    assert_eq!(value(&plan, KUBE_APISERVER, "etcd-servers"), Some(url));
+}
+
+#[test]
 fn disabled_components_are_not_planned() {
     let plan = plan_with("", |facts| {
         facts.disabled = ["kube-scheduler", "coredns"].iter().map(|n| n.parse().unwrap()).collect();

@@ -62,7 +62,10 @@ impl Identity {
         }
         if !self.missing.is_empty() {
             let names = self.missing.join(", ");
-            tracing::warn!("system users not found: {names}; their components run as root");
+            tracing::warn!(
+                "system users not found: {names}; their components run as root \
+                 (to change that: useradd --system --shell /usr/sbin/nologin NAME)"
+            );
         }
     }
 }
