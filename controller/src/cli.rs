@@ -10,6 +10,7 @@ mod kubeconfig;
 mod kubectl;
 mod status;
 mod stop;
+mod usage;
 mod version;
 
 use std::ffi::OsString;
@@ -19,9 +20,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context;
-use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgAction, Args, Command as ClapCommand, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+};
 use tracing::Level;
 
 use crate::logs::{self, Console};
@@ -46,10 +48,7 @@ enum Command {
     Kubectl,
     /// Print kubeconfig files
     #[command(subcommand_required = true, arg_required_else_help = true)]
-    Kubeconfig {
-        #[command(subcommand)]
-        command: kubeconfig::Kubeconfig,
-    },
+    Kubeconfig(kubeconfig::Kubeconfig),
     /// Print and check configuration files
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Config {
@@ -83,17 +82,16 @@ enum Shell {
     Powershell,
 }
 
-/// Flags that say where a controller keeps what it has.
+/// Flags that say where a controller keeps what it has. They may stand before a subcommand, too.
 #[derive(Debug, Clone, Args)]
 struct PathFlags {
-    /// Directory of everything that must survive a restart
-    #[arg(long, value_name = "DIR", help = format!("Directory of everything that must survive a restart [default: {}]", paths::DEFAULT_DATA_DIR))]
+    #[arg(long, global = true, value_name = "DIR", help = format!("Directory of everything that must survive a restart [default: {}]", paths::DEFAULT_DATA_DIR))]
     data_dir: Option<PathBuf>,
     /// Directory of sockets and lock files [default: /run/k0s for root, else <data-dir>/run]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     run_dir: Option<PathBuf>,
     /// Socket on which k0s tells its status [default: <run-dir>/status.sock]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     status_socket: Option<PathBuf>,
 }
 
@@ -108,10 +106,10 @@ impl PathFlags {
 #[derive(Debug, Clone, Copy, Args)]
 struct LogFlags {
     /// Log at level info
-    #[arg(short, long)]
+    #[arg(short, long, global = true)]
     verbose: bool,
     /// Log at level debug
-    #[arg(short, long)]
+    #[arg(short, long, global = true)]
     debug: bool,
 }
 
@@ -119,8 +117,8 @@ struct LogFlags {
 #[derive(Debug, Clone, Copy, Args)]
 struct LongRunningLogFlags {
     /// Log at level info; --verbose=false shows warnings and errors only
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = "true",
-          default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[arg(short, long, action = ArgAction::Set, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true", value_parser = usage::parse_bool)]
     verbose: bool,
     /// Log at level debug
     #[arg(short, long)]
@@ -164,14 +162,15 @@ fn run(arguments: Vec<OsString>, started: Instant) -> anyhow::Result<()> {
     if let Some(kubectl_arguments) = kubectl::own_arguments(&arguments) {
         return kubectl::run(kubectl_arguments);
     }
-    let cli = match Cli::try_parse_from(arguments) {
+    let mut command = usage::as_upstream(Cli::command());
+    let cli = match parse(&mut command, &arguments) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return help_or_error(&error, &command, &arguments),
     };
     match cli.command {
         Command::Controller(controller) => controller.run(started),
         Command::Kubectl => unreachable!("these arguments were recognised above"),
-        Command::Kubeconfig { command } => command.run(),
+        Command::Kubeconfig(kubeconfig) => kubeconfig.run(),
         Command::Config { command } => command.run(),
         Command::DefaultConfig => config::Config::Create { include_images: false }.run(),
         Command::Validate { command: config::Validate::Config { config } } => {
@@ -184,21 +183,19 @@ fn run(arguments: Vec<OsString>, started: Instant) -> anyhow::Result<()> {
     }
 }
 
+fn parse(command: &mut ClapCommand, arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&command.try_get_matches_from_mut(arguments)?)
+}
+
 /// Help that was asked for is output; anything else is an error without the usage text, as k0s prints it.
-fn usage(error: &clap::Error) -> anyhow::Result<()> {
-    let text = error.render().to_string();
+fn help_or_error(error: &clap::Error, command: &ClapCommand, arguments: &[OsString]) -> anyhow::Result<()> {
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => print(&text),
+        ErrorKind::DisplayHelp => print(&error.render().to_string()),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            writeln!(std::io::stderr(), "{}", text.trim_end())?;
+            writeln!(std::io::stderr(), "{}", error.render().to_string().trim_end())?;
             anyhow::bail!("a command is missing")
         }
-        _ => {
-            let text = text.strip_prefix("error: ").unwrap_or(&text);
-            let message = text.split("\n\nUsage:").next().unwrap_or(text);
-            let message = message.split("\n\nFor more information").next().unwrap_or(message);
-            anyhow::bail!("{}", message.trim_end())
-        }
+        _ => anyhow::bail!("{}", usage::message(error, command, arguments)),
     }
 }
 
@@ -210,7 +207,7 @@ fn completion(shell: Shell) -> String {
         Shell::Powershell => clap_complete::Shell::PowerShell,
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "k0s", &mut script);
+    clap_complete::generate(shell, &mut usage::as_upstream(Cli::command()), "k0s", &mut script);
     String::from_utf8(script).expect("names of commands and flags are ASCII")
 }
 
@@ -251,25 +248,102 @@ fn chain(error: &anyhow::Error) -> String {
 mod tests {
     use super::*;
 
-    fn parse_error(arguments: &[&str]) -> String {
-        let error = Cli::try_parse_from(arguments).unwrap_err();
-        usage(&error).unwrap_err().to_string()
+    fn parsed(line: &str) -> Result<Cli, String> {
+        let mut command = usage::as_upstream(Cli::command());
+        let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        parse(&mut command, &arguments).map_err(|error| match help_or_error(&error, &command, &arguments) {
+            Ok(()) => "help".to_owned(),
+            Err(error) => error.to_string(),
+        })
     }
 
     #[test]
     fn command_line_is_consistent() {
-        Cli::command().debug_assert();
+        usage::as_upstream(Cli::command()).debug_assert();
     }
 
     #[test]
-    fn errors_come_without_the_usage_text() {
-        assert_eq!(parse_error(&["k0s", "status", "--nope"]), "unexpected argument '--nope' found");
-        assert!(Cli::try_parse_from(["k0s", "validate", "config", "--config", "k0s.yaml"]).is_ok());
-        let error = parse_error(&["k0s", "config", "validate", "--config"]);
-        assert_eq!(error, "a value is required for '--config <FILE>' but none was supplied");
-        let error = parse_error(&["k0s", "cotroller"]);
-        assert!(error.starts_with("unrecognized subcommand 'cotroller'"), "{error}");
-        assert!(!error.contains("Usage"), "{error}");
+    fn errors_are_in_upstreams_words_and_without_the_usage_text() {
+        for (line, expected) in [
+            ("k0s status --nope", "unknown flag: --nope"),
+            ("k0s status --nope=1", "unknown flag: --nope"),
+            ("k0s status -x", "unknown shorthand flag: 'x' in -x"),
+            ("k0s stop now", "unknown command \"now\" for \"k0s stop\""),
+            ("k0s status nothing", "unknown command \"nothing\" for \"k0s status\""),
+            (
+                "k0s cotroller",
+                "unknown command \"cotroller\" for \"k0s\"\n\nDid you mean this?\n\tcontroller\n",
+            ),
+            ("k0s config validate", "required flag(s) \"config\" not set"),
+            ("k0s config validate --config", "flag needs an argument: --config"),
+            ("k0s kubeconfig create", "accepts 1 arg(s), received 0"),
+            (
+                "k0s status components --max-count x",
+                "invalid argument \"x\" for \"--max-count\" flag: invalid digit found in string",
+            ),
+            (
+                "k0s status -o xml",
+                "invalid argument \"xml\" for \"-o, --out\" flag: must be one of json, yaml",
+            ),
+            (
+                "k0s stop --debug=maybe",
+                "invalid argument \"maybe\" for \"-d, --debug\" flag: must be true or false",
+            ),
+            (
+                "k0s completion tcsh",
+                "invalid argument \"tcsh\" for \"k0s completion\": must be one of bash, zsh, fish, powershell",
+            ),
+        ] {
+            assert_eq!(parsed(line).map(|_| ()).unwrap_err(), expected, "{line}");
+        }
+        assert_eq!(parsed("k0s kubeconfig create --help").map(|_| ()).unwrap_err(), "help");
+        assert!(parsed("k0s validate config --config k0s.yaml").is_ok());
+    }
+
+    #[test]
+    fn switches_take_a_value_and_of_a_flag_given_twice_the_last_counts() {
+        let controller = |line: &str| match parsed(line).unwrap().command {
+            Command::Controller(controller) => format!("{controller:?}"),
+            other => panic!("{other:?}"),
+        };
+        let shown = controller(
+            "k0s server --init-only=true --verbose=false -d --data-dir a -l etcd=debug --data-dir=b \
+             --disable-components helm,coredns --disable-components autopilot -l kubelet=2",
+        );
+        for part in [
+            "init_only: true",
+            "verbose: false",
+            "debug: true",
+            "data_dir: Some(\"b\")",
+            "coredns",
+            "autopilot",
+            "component: \"etcd\"",
+            "component: \"kubelet\"",
+        ] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+        let shown = controller("k0s controller");
+        for part in ["init_only: false", "verbose: true", "debug: false"] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+        let shown = controller("k0s controller -vd --init-only --init-only=F");
+        for part in ["init_only: false", "verbose: true", "debug: true"] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+    }
+
+    #[test]
+    fn flags_may_stand_before_a_subcommand() {
+        for line in [
+            "k0s status --data-dir a -o json components",
+            "k0s status components --data-dir a -o json",
+            "k0s kubeconfig --data-dir a -v admin",
+            "k0s kubeconfig admin --data-dir a -v",
+        ] {
+            let shown = format!("{:?}", parsed(line).unwrap().command);
+            assert!(shown.contains("data_dir: Some(\"a\")"), "{line}: {shown}");
+            assert!(shown.contains("out: Some(Json)") || shown.contains("verbose: true"), "{line}: {shown}");
+        }
     }
 
     #[test]

@@ -103,11 +103,14 @@ pub const DISABLEABLE: [&str; 17] = [
 #[error("unknown component {0:?}: must be one of {names}", names = DISABLEABLE.join(", "))]
 pub struct UnknownComponent(String);
 
+/// A name upstream once knew and still takes, with a warning.
+const NO_LONGER_DISABLEABLE: &str = "worker-config";
+
 impl FromStr for Disableable {
     type Err = UnknownComponent;
 
     fn from_str(name: &str) -> Result<Self, UnknownComponent> {
-        let known = DISABLEABLE.into_iter().find(|known| *known == name);
+        let known = DISABLEABLE.into_iter().chain([NO_LONGER_DISABLEABLE]).find(|known| *known == name);
         known.map(Disableable).ok_or_else(|| UnknownComponent(name.to_owned()))
     }
 }
@@ -115,6 +118,10 @@ impl FromStr for Disableable {
 impl Disableable {
     pub fn name(&self) -> &'static str {
         self.0
+    }
+
+    pub fn is_obsolete(&self) -> bool {
+        self.0 == NO_LONGER_DISABLEABLE
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -92,37 +93,58 @@ impl RuntimeLock {
     }
 }
 
+/// A command that looks whether the lock is held (`is_locked`) holds it for an instant: try again.
+const LOOKERS: (u32, Duration) = (10, Duration::from_millis(20));
+
 fn lock_exclusively(file: &File, path: &Path) -> Result<(), RuntimeConfigError> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(Errno::WOULDBLOCK) => Err(RuntimeConfigError::AlreadyRunning { lock: path.to_owned() }),
-        Err(errno) => Err(FileError::on("lock", path)(errno.into()).into()),
+    let (attempts, pause) = LOOKERS;
+    for _ in 0..attempts {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(pause),
+            Err(errno) => return Err(FileError::on("lock", path)(errno.into()).into()),
+        }
     }
+    Err(RuntimeConfigError::AlreadyRunning { lock: path.to_owned() })
 }
 
-/// What the k0s that runs on this run directory was started with; `None` if there is none, or none we may see.
-pub fn of_running_instance(paths: &Paths) -> Result<Option<RuntimeConfigSpec>, RuntimeConfigError> {
+/// What can be seen on a run directory.
+#[derive(Debug, PartialEq)]
+pub enum Instance {
+    NotRunning,
+    /// Another user's: nobody tells us whether it runs.
+    Hidden {
+        lock: PathBuf,
+    },
+    /// With what it was started.
+    Running(Box<RuntimeConfigSpec>),
+}
+
+/// The k0s that runs on this run directory.
+pub fn of_running_instance(paths: &Paths) -> Result<Instance, RuntimeConfigError> {
     let (config, lock) = (&paths.runtime_config(), &paths.runtime_lock());
-    if !is_locked(lock) {
-        return Ok(None);
+    match is_locked(lock) {
+        Ok(true) => {}
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Ok(Instance::Hidden { lock: lock.clone() });
+        }
+        Ok(false) | Err(_) => return Ok(Instance::NotRunning),
     }
     let text = match fs::read_to_string(config) {
         Ok(text) => text,
-        // Between lock and publication, or another user's.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
-            return Ok(None);
-        }
+        // Between lock and publication.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Instance::NotRunning),
         Err(error) => return Err(FileError::on("read", config)(error).into()),
     };
     let document: RuntimeConfig = serde_saphyr::from_str(&text)
         .map_err(|source| RuntimeConfigError::Decode { path: config.to_owned(), source: Box::new(source) })?;
-    Ok(Some(document.spec))
+    Ok(Instance::Running(Box::new(document.spec)))
 }
 
-fn is_locked(lock: &Path) -> bool {
-    let Ok(file) = File::open(lock) else { return false };
-    // Our shared lock lasts only until `file` is dropped; it cannot keep a starting k0s out for longer than an instant.
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+fn is_locked(lock: &Path) -> io::Result<bool> {
+    // Our shared lock lasts until `file` is dropped, which is at once.
+    let file = File::open(lock)?;
+    Ok(rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
 }
 
 #[cfg(test)]
@@ -140,11 +162,11 @@ mod tests {
             k0s_vars: K0sVars::new(&paths, "id".into(), Path::new("-")),
         };
 
-        assert_eq!(of_running_instance(&paths).unwrap(), None);
+        assert_eq!(of_running_instance(&paths).unwrap(), Instance::NotRunning);
         let held = RuntimeLock::take(&paths).unwrap();
-        assert_eq!(of_running_instance(&paths).unwrap(), None);
+        assert_eq!(of_running_instance(&paths).unwrap(), Instance::NotRunning);
         held.publish(spec.clone()).unwrap();
-        assert_eq!(of_running_instance(&paths).unwrap(), Some(spec.clone()));
+        assert_eq!(of_running_instance(&paths).unwrap(), Instance::Running(Box::new(spec.clone())));
         let error = RuntimeLock::take(&paths).unwrap_err();
         assert!(error.to_string().starts_with("another k0s process is still running"), "{error}");
 
@@ -156,7 +178,7 @@ mod tests {
 
         // As after kill -9: the file stays, the lock does not.
         drop(held);
-        assert_eq!(of_running_instance(&paths).unwrap(), None);
+        assert_eq!(of_running_instance(&paths).unwrap(), Instance::NotRunning);
         let held = RuntimeLock::take(&paths).unwrap();
         held.publish(spec).unwrap();
         held.remove().unwrap();

@@ -11,7 +11,7 @@ use crate::config::{self, GoDuration, Host, Overrides, Source, StorageType};
 use crate::paths::{PathChoices, Paths};
 use crate::plan::Disableable;
 use crate::plan::arguments::parse_extra;
-use crate::plan::log_levels::LogLevels;
+use crate::plan::log_levels::{ComponentLevel, LogLevels};
 use crate::run::{self, Options};
 
 #[derive(Debug, Args)]
@@ -30,14 +30,8 @@ pub struct Controller {
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
     /// Log levels of the components, such as kube-apiserver=2
-    #[arg(
-        short = 'l',
-        long,
-        value_name = "COMPONENT=LEVEL,…",
-        default_value = "",
-        hide_default_value = true
-    )]
-    logging: LogLevels,
+    #[arg(short = 'l', long, value_name = "COMPONENT=LEVEL,…", value_delimiter = ',')]
+    logging: Vec<ComponentLevel>,
     /// Components not to run
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     disable_components: Vec<Disableable>,
@@ -80,12 +74,15 @@ impl Controller {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
+        for obsolete in self.disable_components.iter().filter(|component| component.is_obsolete()) {
+            tracing::warn!("--disable-components={} has no effect any more: remove it", obsolete.name());
+        }
         Ok(Options {
             datastore: loaded.config.spec.datastore(&paths.data_dir)?,
             config: loaded.config,
             config_source: source.to_string().into(),
             host,
-            log_levels: self.logging,
+            log_levels: LogLevels::with(self.logging),
             disabled: self.disable_components.into_iter().collect(),
             controller_manager_extra_args: parse_extra(&self.kube_controller_manager_extra_args)
                 .context("--kube-controller-manager-extra-args")?,

@@ -8,21 +8,32 @@ use anyhow::Context;
 
 use crate::config::{self, ClusterConfig, Host, Overrides, Source};
 use crate::paths::{PathChoices, Paths};
-use crate::runtime_config::{self, RuntimeConfigSpec};
+use crate::runtime_config::{self, Instance, RuntimeConfigSpec};
+use crate::status::client::AskError;
 
 pub struct Located {
     pub paths: Paths,
     /// What the running instance was started with.
-    pub running: Option<RuntimeConfigSpec>,
+    running: Option<Box<RuntimeConfigSpec>>,
+    /// Lock file of an instance that another user may have running at the usual place.
+    pub hidden: Option<PathBuf>,
 }
 
 /// Looks where the flags point to; without flags, at the usual places.
 pub fn locate(choices: PathChoices) -> anyhow::Result<Located> {
     let given = Paths::resolve(choices.clone(), super::is_root())?;
+    let mut hidden = None;
     for run_dir in run_dirs(&choices, &given) {
         let candidate = Paths { run_dir, ..given.clone() };
-        let found = runtime_config::of_running_instance(&candidate)?;
-        let Some(running) = found else { continue };
+        let running = match runtime_config::of_running_instance(&candidate)? {
+            Instance::Running(running) => running,
+            Instance::NotRunning => continue,
+            Instance::Hidden { lock } => {
+                // With a data directory given, it is about that one, which may well be another cluster's.
+                hidden = hidden.or(choices.data_dir.is_none().then_some(lock));
+                continue;
+            }
+        };
         let paths = running.k0s_vars.paths();
         if choices.data_dir.is_some() && paths.data_dir != given.data_dir {
             // Another cluster's.
@@ -30,9 +41,10 @@ pub fn locate(choices: PathChoices) -> anyhow::Result<Located> {
         }
         let status_socket =
             if choices.status_socket.is_some() { given.status_socket } else { paths.status_socket };
-        return Ok(Located { paths: Paths { status_socket, ..paths }, running: Some(running) });
+        let paths = Paths { status_socket, ..paths };
+        return Ok(Located { paths, running: Some(running), hidden: None });
     }
-    Ok(Located { paths: given, running: None })
+    Ok(Located { paths: given, running: None, hidden })
 }
 
 /// An ordinary user's controller has its run directory below its data directory, also when root asks.
@@ -50,6 +62,17 @@ fn run_dirs(choices: &PathChoices, given: &Paths) -> Vec<PathBuf> {
 }
 
 impl Located {
+    /// Why nobody answers, as far as we may know.
+    pub fn unanswered(&self, error: AskError) -> anyhow::Error {
+        match (&self.hidden, &error) {
+            (Some(lock), AskError::NotRunning { .. }) => anyhow::anyhow!(
+                "{error}, but {} belongs to another user: ask as the one who runs k0s",
+                lock.display()
+            ),
+            _ => error.into(),
+        }
+    }
+
     /// The configuration the instance runs with; without one, what the file or the defaults say.
     pub fn config(&self, source: &Source) -> anyhow::Result<ClusterConfig> {
         let host = Host::detect()?;

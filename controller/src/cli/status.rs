@@ -1,6 +1,7 @@
 //! `k0s status` and `k0s status components`.
 
 use anyhow::Context;
+use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
@@ -16,8 +17,8 @@ pub struct Status {
     paths: PathFlags,
     #[command(flatten)]
     logs: LogFlags,
-    /// Output format; plain text without it
-    #[arg(short, long, value_name = "FORMAT")]
+    /// Output format; without it plain text, of components YAML
+    #[arg(short, long, value_name = "FORMAT", global = true)]
     out: Option<Format>,
 }
 
@@ -25,8 +26,6 @@ pub struct Status {
 enum StatusCommand {
     /// Show the health of every component
     Components {
-        #[command(flatten)]
-        paths: PathFlags,
         /// Entries to show for each component
         #[arg(long, default_value_t = 1)]
         max_count: usize,
@@ -43,21 +42,25 @@ impl Status {
     pub fn run(self) -> anyhow::Result<()> {
         self.logs.install();
         match self.command {
-            Some(StatusCommand::Components { paths, max_count }) => components(paths, max_count),
+            Some(StatusCommand::Components { max_count }) => components(self.paths, self.out, max_count),
             None => node(self.paths, self.out),
         }
     }
 }
 
 fn node(paths: PathFlags, format: Option<Format>) -> anyhow::Result<()> {
-    let socket = instance::locate(paths.choices())?.paths.status_socket;
-    let answer = super::runtime()?.block_on(client::get(&socket, "/status"))?;
+    let answer = ask(paths, "/status")?;
     let status: status::Status = serde_json::from_slice(&answer).context("k0s answered nonsense")?;
     super::print(&match format {
         None => plain(&status),
-        Some(Format::Json) => indented(&status)?,
-        Some(Format::Yaml) => serde_saphyr::to_string(&status).context("cannot write the status as YAML")?,
+        Some(format) => format.write(&status)?,
     })
+}
+
+fn ask(paths: PathFlags, path: &str) -> anyhow::Result<Bytes> {
+    let located = instance::locate(paths.choices())?;
+    let answer = super::runtime()?.block_on(client::get(&located.paths.status_socket, path));
+    answer.map_err(|error| located.unanswered(error))
 }
 
 fn plain(status: &status::Status) -> String {
@@ -67,12 +70,19 @@ fn plain(status: &status::Status) -> String {
     )
 }
 
-fn components(paths: PathFlags, max_count: usize) -> anyhow::Result<()> {
-    let socket = instance::locate(paths.choices())?.paths.status_socket;
-    let path = format!("/components?maxCount={max_count}");
-    let answer = super::runtime()?.block_on(client::get(&socket, &path))?;
+fn components(paths: PathFlags, format: Option<Format>, max_count: usize) -> anyhow::Result<()> {
+    let answer = ask(paths, &format!("/components?maxCount={max_count}"))?;
     let components: status::Components = serde_json::from_slice(&answer).context("k0s answered nonsense")?;
-    super::print(&serde_saphyr::to_string(&components).context("cannot write the components as YAML")?)
+    super::print(&format.unwrap_or(Format::Yaml).write(&components)?)
+}
+
+impl Format {
+    fn write(self, document: &impl Serialize) -> anyhow::Result<String> {
+        match self {
+            Format::Json => indented(document),
+            Format::Yaml => serde_saphyr::to_string(document).context("cannot write YAML"),
+        }
+    }
 }
 
 /// JSON as k0s prints it: indented by three blanks.

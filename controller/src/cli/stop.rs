@@ -28,11 +28,12 @@ pub struct Stop {
 impl Stop {
     pub fn run(self) -> anyhow::Result<()> {
         self.logs.install();
-        let socket = instance::locate(self.paths.choices())?.paths.status_socket;
+        let located = instance::locate(self.paths.choices())?;
+        let socket = &located.paths.status_socket;
         super::runtime()?.block_on(async {
-            let stream = match client::connect(&socket).await {
-                Err(AskError::NotRunning { .. }) => bail!("already stopped"),
-                connected => connected?,
+            let stream = match client::connect(socket).await {
+                Err(AskError::NotRunning { .. }) if located.hidden.is_none() => bail!("already stopped"),
+                connected => connected.map_err(|error| located.unanswered(error))?,
             };
             let pid = stream
                 .peer_cred()?
@@ -40,7 +41,7 @@ impl Stop {
                 .and_then(Pid::from_raw)
                 .context("cannot tell which process answers")?;
             let process = pidfd_open(pid, PidfdFlags::empty()).context("cannot look at the running k0s")?;
-            client::ask(stream, &socket, "/status").await?;
+            client::ask(stream, socket, "/status").await?;
             pidfd_send_signal(&process, Signal::TERM).context("cannot signal the running k0s")?;
 
             let within = Timespec { tv_sec: GONE_WITHIN.as_secs() as i64, tv_nsec: 0 };

@@ -38,18 +38,38 @@ pub enum LogLevelError {
 }
 
 impl LogLevels {
+    /// The defaults but for what was `chosen`; of two choices for a component the last counts.
+    pub fn with(chosen: Vec<ComponentLevel>) -> LogLevels {
+        let mut levels = LogLevels::default();
+        for ComponentLevel { component, level } in chosen {
+            levels.0.retain(|(name, _)| *name != component);
+            levels.0.push((component, level));
+        }
+        levels
+    }
+
     /// # Panics
     /// If `component` is none of the known ones; it is a constant of the plan.
     pub fn of(&self, component: &str) -> &str {
         let found = self.0.iter().find(|(name, _)| *name == component);
         &found.expect("the plan asks for components that are in the table").1
     }
+}
 
-    pub fn set(&mut self, pair: &str) -> Result<(), LogLevelError> {
+/// One `component=level`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComponentLevel {
+    component: &'static str,
+    level: String,
+}
+
+impl FromStr for ComponentLevel {
+    type Err = LogLevelError;
+
+    fn from_str(pair: &str) -> Result<Self, LogLevelError> {
         let (name, level) = pair.split_once('=').ok_or_else(|| LogLevelError::NotAPair(pair.to_owned()))?;
-        let entry = self.0.iter_mut().find(|(known, _)| *known == name);
-        let (component, current) = entry.ok_or_else(|| LogLevelError::UnknownComponent(name.to_owned()))?;
-        let default = DEFAULTS.iter().find(|(known, _)| known == component).map_or("", |(_, level)| level);
+        let found = DEFAULTS.into_iter().find(|(known, _)| *known == name);
+        let (component, default) = found.ok_or_else(|| LogLevelError::UnknownComponent(name.to_owned()))?;
         let level = level.to_owned();
         match (u8::from_str(default).is_ok(), u8::from_str(&level)) {
             (true, Ok(0..=10)) => {}
@@ -57,19 +77,7 @@ impl LogLevels {
             (false, _) if !level.is_empty() && level.bytes().all(|b| b.is_ascii_lowercase()) => {}
             (false, _) => return Err(LogLevelError::NotAWord { component, level }),
         }
-        *current = level;
-        Ok(())
-    }
-}
-
-impl FromStr for LogLevels {
-    type Err = LogLevelError;
-
-    /// `kube-apiserver=2,kubelet=4`.
-    fn from_str(text: &str) -> Result<Self, LogLevelError> {
-        let mut levels = LogLevels::default();
-        text.split(',').filter(|pair| !pair.is_empty()).try_for_each(|pair| levels.set(pair))?;
-        Ok(levels)
+        Ok(ComponentLevel { component, level })
     }
 }
 
@@ -79,10 +87,11 @@ mod tests {
 
     #[test]
     fn named_components_change_and_the_others_keep_their_default() {
-        let levels: LogLevels = "kube-apiserver=4,etcd=debug".parse().unwrap();
+        let chosen = ["kube-apiserver=4", "etcd=debug", "kube-apiserver=5"].map(|pair| pair.parse().unwrap());
+        let levels = LogLevels::with(chosen.into());
         assert_eq!(
             (levels.of("kube-apiserver"), levels.of("etcd"), levels.of("kubelet")),
-            ("4", "debug", "1")
+            ("5", "debug", "1")
         );
     }
 
@@ -97,7 +106,7 @@ mod tests {
             ("kubelet=info", "kubelet: level \"info\" must be a number from 0 to 10"),
             ("etcd=", "etcd: level \"\" must be a word such as debug, info, warn, error"),
         ] {
-            assert_eq!(text.parse::<LogLevels>().unwrap_err().to_string(), expected);
+            assert_eq!(text.parse::<ComponentLevel>().unwrap_err().to_string(), expected);
         }
     }
 }

@@ -142,7 +142,7 @@ spec:
 "#;
     let plan = plan_with(config, |facts| {
         facts.controller_manager_extra_args = arguments::parse_extra("--cluster-name mine").unwrap();
-        facts.log_levels = "kube-scheduler=5".parse().unwrap();
+        facts.log_levels = LogLevels::with(vec!["kube-scheduler=5".parse().unwrap()]);
     })
     .unwrap();
     assert_eq!(value(&plan, KUBE_APISERVER, "secure-port"), Some("7443"));
@@ -187,6 +187,7 @@ fn disabled_components_are_not_planned() {
     assert!(component(&plan, KUBE_SCHEDULER).is_none());
     assert!(component(&plan, KUBE_CONTROLLER_MANAGER).is_some());
     assert!("kube-shceduler".parse::<Disableable>().is_err());
+    assert!("worker-config".parse::<Disableable>().unwrap().is_obsolete());
 }
 
 #[test]
