@@ -1,15 +1,13 @@
 //! `spec.images`: where the images of the cluster's own workloads come from.
 //!
-//! Holds what the user wrote; `repository` is applied when a reference is asked for, so that what is written back reads
-//! the same again.
+//! Holds what the user wrote, `repository` apart from the images, so that what is written back reads the same again.
 
 use serde_json::Value;
 
 use super::field::{choice, section};
 use super::problem::{FieldPath, Report, quoted};
+use crate::release;
 
-/// Tag of the kube-proxy image: the Kubernetes release this build runs.
-const KUBERNETES_TAG: &str = "v1.36.3";
 const CALICO_TAG: &str = "v3.32.1-2";
 
 section! {
@@ -18,7 +16,7 @@ section! {
             Image::new("quay.io/k0sproject/apiserver-network-proxy-agent", "v0.36.0-k0s.0"),
         pushgateway "pushgateway": Image = Image::new("quay.io/k0sproject/pushgateway-ttl", "1.4.0-k0s.2"),
         metrics_server "metricsserver": Image = Image::new("quay.io/k0sproject/metrics-server", "v0.9.0-k0s.0"),
-        kube_proxy "kubeproxy": Image = Image::new("quay.io/k0sproject/kube-proxy", KUBERNETES_TAG),
+        kube_proxy "kubeproxy": Image = Image::new("quay.io/k0sproject/kube-proxy", &kubernetes_tag()),
         coredns "coredns": Image = Image::new("quay.io/k0sproject/coredns", "1.14.6-k0s.0"),
         pause "pause": Image = Image::new("quay.io/k0sproject/pause", "3.10.2-0"),
         calico "calico": CalicoImages = CalicoImages::default(),
@@ -58,7 +56,7 @@ section! {
     pub struct WindowsImages {
         pause "pause": Image = Image::new("registry.k8s.io/pause", "3.10.2"),
         kube_proxy "kubeproxy": Image =
-            Image::new("docker.io/sigwindowstools/kube-proxy", "v1.36.3-calico-hostprocess"),
+            Image::new("docker.io/sigwindowstools/kube-proxy", &format!("{}-calico-hostprocess", kubernetes_tag())),
     }
 }
 
@@ -97,18 +95,9 @@ impl Image {
     }
 }
 
-impl Images {
-    /// What to pull: `image:version` with the host replaced by `repository`.
-    pub fn reference(&self, image: &Image) -> String {
-        if self.repository.is_empty() {
-            return format!("{}:{}", image.image, image.version);
-        }
-        let path = match image.image.split_once('/') {
-            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => path,
-            _ => &image.image,
-        };
-        format!("{}/{path}:{}", self.repository, image.version)
-    }
+/// Tag of the kube-proxy images: the Kubernetes release this build runs.
+fn kubernetes_tag() -> String {
+    format!("v{}", release::KUBERNETES)
 }
 
 /// A tag (`[\w][\w.-]{0,127}`), optionally with `@algorithm:hex`.
@@ -149,16 +138,6 @@ pub fn without_images(config: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_repository_replaces_the_host_of_an_image() {
-        let mut images = Images::default();
-        let pause = images.pause.clone();
-        assert_eq!(images.reference(&pause), "quay.io/k0sproject/pause:3.10.2-0");
-        images.repository = "registry.local:5000/mirror".to_owned();
-        assert_eq!(images.reference(&pause), "registry.local:5000/mirror/k0sproject/pause:3.10.2-0");
-        assert_eq!(images.reference(&Image::new("library/x", "1")), "registry.local:5000/mirror/library/x:1");
-    }
 
     #[test]
     fn versions_are_tags_with_an_optional_digest() {

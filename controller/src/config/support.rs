@@ -2,7 +2,7 @@
 //!
 //! The configuration is parsed and checked in full. A setting whose feature is missing is then refused, never ignored:
 //! `not supported yet: spec.konnectivity.agentPort`. Setting it to its default is fine. When a feature arrives, its line
-//! here goes.
+//! here goes. What would have no effect upstream either, or none here for good, is taken with a warning.
 
 use std::path::Path;
 
@@ -35,21 +35,41 @@ const NOT_BUILT: &[&str] = &[
     "spec.metricsServer",
 ];
 
+/// Fields that are taken because existing files have them, and what is said when they ask for something.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("spec.telemetry.enabled", "nothing is ever sent anywhere"),
+    ("spec.installConfig.users.etcdUser", "the datastore is in the k0s process"),
+    ("spec.installConfig.users.kineUser", "the datastore is in the k0s process"),
+    ("spec.installConfig.users.konnectivityUser", "there is no konnectivity server yet"),
+    ("spec.extensions.storage", "as in upstream k0s since 1.31"),
+    ("spec.extensions.helm.concurrencyLevel", "as in upstream k0s"),
+];
+
 /// Datastores that can be used.
 const BUILT_DATASTORES: &[DatastoreKind] = &[DatastoreKind::Sqlite];
 
 /// Reports every setting whose feature is missing.
 pub fn check(config: &ClusterConfig, default: &ClusterConfig, data_dir: &Path, report: &mut Report) {
     let (actual, usual) = (config.write(), default.write());
-    for path in NOT_BUILT {
+    let changed = |path: &str| {
         let pointer = format!("/{}", path.replace('.', "/"));
-        differences(&FieldPath::from(*path), actual.pointer(&pointer), usual.pointer(&pointer), report);
+        let mut changed = Vec::new();
+        differences(FieldPath::from(path), actual.pointer(&pointer), usual.pointer(&pointer), &mut changed);
+        changed
+    };
+    for path in NOT_BUILT.iter().flat_map(|path| changed(path)) {
+        not_built(path, "", report);
+    }
+    for (path, why) in WITHOUT_EFFECT {
+        if !changed(path).is_empty() {
+            report.warn(format!("{path} has no effect: {why}"));
+        }
     }
     let network = &config.spec.network;
     let at = FieldPath::from("spec.network");
     for (name, cidr) in [("podCIDR", network.pod_cidr), ("serviceCIDR", network.service_cidr)] {
         if cidr.is_ipv6() && !network.dual_stack.enabled {
-            not_built(&at.child(name), "IPv6 without IPv4", report);
+            not_built(at.child(name), "IPv6 without IPv4", report);
         }
     }
     // Storage that nobody chose is refused only when it is to be used: `config create` writes it into every file.
@@ -73,24 +93,24 @@ pub fn datastore(storage: &Storage, data_dir: &Path) -> Result<Datastore, FieldE
     Err(FieldError::NotBuilt { path: FieldPath::from("spec.storage.type"), detail })
 }
 
-/// Names the deepest fields that differ. An empty section is as good as none.
-fn differences(at: &FieldPath, actual: Option<&Value>, default: Option<&Value>, report: &mut Report) {
+/// Collects the deepest fields that differ. An empty section is as good as none.
+fn differences(at: FieldPath, actual: Option<&Value>, default: Option<&Value>, found: &mut Vec<FieldPath>) {
     let is_filled = |value: &&Value| value.as_object().is_none_or(|map| !map.is_empty());
     let (actual, default) = (actual.filter(is_filled), default.filter(is_filled));
     match (actual, default) {
         (Some(Value::Object(actual)), Some(Value::Object(default))) => {
             let removed = default.keys().filter(|key| !actual.contains_key(*key));
             for key in actual.keys().chain(removed) {
-                differences(&at.child(key), actual.get(key), default.get(key), report);
+                differences(at.child(key), actual.get(key), default.get(key), found);
             }
         }
         (actual, default) if actual == default => {}
-        _ => not_built(at, "", report),
+        _ => found.push(at),
     }
 }
 
-fn not_built(at: &FieldPath, detail: &str, report: &mut Report) {
-    report.add(FieldError::NotBuilt { path: at.clone(), detail: detail.to_owned() });
+fn not_built(path: FieldPath, detail: &str, report: &mut Report) {
+    report.add(FieldError::NotBuilt { path, detail: detail.to_owned() });
 }
 
 #[cfg(test)]
@@ -100,7 +120,7 @@ mod tests {
     /// Guards against a line that outlives a renaming, and so refuses nothing.
     #[test]
     fn every_line_names_a_field_that_exists() {
-        for path in NOT_BUILT {
+        for path in NOT_BUILT.iter().chain(WITHOUT_EFFECT.iter().map(|(path, _)| path)) {
             let (mut config, mut report) = (ClusterConfig::default(), Report::default());
             // A list is a wrong value for a section and a string; for a list, its item is wrong.
             let node =
