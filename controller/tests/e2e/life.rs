@@ -1,5 +1,6 @@
 //! The life of one cluster: start, work, accidents, restart, stop.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
@@ -22,6 +23,7 @@ fn a_cluster_serves_kubectl_survives_kills_and_stops_in_order() {
     the_next_command_is_announced(&cluster);
     status_tells_what_k0sctl_reads(&cluster);
     another_k0s_is_refused(&cluster);
+    its_objects_are_those_of_upstream_but_for_the_documented_ones(&cluster);
 
     three_hundred_objects_are_applied(&cluster);
     a_watch_delivers_changes(&cluster);
@@ -99,6 +101,41 @@ fn another_k0s_is_refused(cluster: &Cluster) {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(error.starts_with("Error: another k0s process is still running"), "{error}");
+}
+
+/// Both lists have kind, namespace and name; `*` stands for a part that differs from machine to machine.
+fn its_objects_are_those_of_upstream_but_for_the_documented_ones(cluster: &Cluster) {
+    let lines = |text: &'static str| text.lines().filter(|line| !line.starts_with('#'));
+    let mut expected: BTreeSet<&str> = lines(include_str!("objects/observed.txt")).collect();
+    for absent in lines(include_str!("objects/absent.txt")) {
+        assert!(expected.remove(absent), "upstream has no {absent}");
+    }
+    let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "-o", "name"]).replace('\n', ",");
+    let columns = "custom-columns=K:.kind,S:.metadata.namespace,N:.metadata.name";
+    let listed = || -> BTreeSet<String> {
+        let objects =
+            cluster.kubectl(&["get", kinds.trim_end_matches(','), "-A", "--no-headers", "-o", columns]);
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        // They come and go, and say what happened, not what is there.
+        objects.lines().map(words).filter(|line| !line.starts_with("Event ")).map(of_any_machine).collect()
+    };
+    // Controllers make them one by one.
+    until("the objects of a fresh cluster", || {
+        let found = listed();
+        let found: BTreeSet<&str> = found.iter().map(String::as_str).collect();
+        let (missing, more) = (expected.difference(&found), found.difference(&expected));
+        let (missing, more): (Vec<_>, Vec<_>) = (missing.collect(), more.collect());
+        eprintln!("missing {missing:?}, more {more:?}");
+        (missing.is_empty() && more.is_empty()).then_some(())
+    });
+}
+
+fn of_any_machine(object: String) -> String {
+    const API_SERVER_LEASE: &str = "Lease kube-system apiserver-";
+    match object.starts_with(API_SERVER_LEASE) {
+        true => format!("{API_SERVER_LEASE}*"),
+        false => object,
+    }
 }
 
 fn three_hundred_objects_are_applied(cluster: &Cluster) {
