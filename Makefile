@@ -26,7 +26,7 @@ FUZZ_SECONDS ?= 20
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY_ROOT := $(K0S_CACHE_DIR)/tools/cargo-deny-$(CARGO_DENY_VERSION)
 
-.PHONY: help run build test check lint deny unit fuzz upstream bench
+.PHONY: help run build test check mine lint deny unit fuzz upstream bench
 
 help:
 	@echo "make run     build what is missing and run a control plane in the foreground (DATA_DIR=, BIN_DIR=, ARGS=)"
@@ -34,14 +34,23 @@ help:
 	echo "make build   k0s and kine, release profile, into $(RELEASE)"
 	echo "make bench   compare with real etcd and kine; takes an hour (a look: make bench ARGS=--quick)"
 
-run:
+run: mine
 	@xtask/prerequisites.sh rust gcc $(if $(BIN_DIR),,go)
 	bin_dir="$(BIN_DIR)"
 	[ -n "$$bin_dir" ] || bin_dir=$$(cargo xtask kubernetes)
 	cargo build --locked --release --package controller --bin k0s
 	exec "$(RELEASE)/k0s" controller --storage=sqlite --data-dir "$(DATA_DIR)" --bin-dir "$$bin_dir" $(ARGS)
 
-build:
+# Cargo tells by a file's time whether it changed, and all clones share one target directory: what another clone built last
+# may be newer than a file that is different here. The first build after another clone's takes every file for changed.
+mine:
+	@mkdir -p "$(CARGO_TARGET_DIR)"
+	if [ "$$(cat "$(CARGO_TARGET_DIR)/checkout" 2>/dev/null)" != "$(CURDIR)" ]; then
+	    find Cargo.* .cargo $$(dirname */Cargo.toml) -type f -exec touch {} +
+	    echo "$(CURDIR)" > "$(CARGO_TARGET_DIR)/checkout"
+	fi
+
+build: mine
 	@xtask/prerequisites.sh rust gcc
 	cargo build --locked --release --package controller --package kine-rs
 
@@ -51,7 +60,7 @@ test: check lint deny upstream build unit
 check:
 	@xtask/prerequisites.sh --install rust gcc go curl
 
-lint: check
+lint: check mine
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
@@ -62,7 +71,7 @@ deny: check $(CARGO_DENY_ROOT)/bin/cargo-deny
 $(CARGO_DENY_ROOT)/bin/cargo-deny:
 	env -u CARGO_TARGET_DIR cargo install --quiet --locked --no-default-features --root "$(CARGO_DENY_ROOT)" --version $(CARGO_DENY_VERSION) cargo-deny
 
-upstream: check
+upstream: check mine
 	@cargo xtask upstream
 
 # Tests find the programs they start by these variables:
@@ -86,5 +95,5 @@ unit: upstream build
 fuzz: check
 	@fuzz/run.sh "$(FUZZ_SECONDS)"
 
-bench: check
+bench: check mine
 	@cargo xtask bench $(ARGS)
