@@ -33,6 +33,7 @@ pub const UNKNOWN_METHOD: &str = "etcdserver: unknown method";
 pub const MEMBER_NOT_FOUND: &str = "etcdserver: member not found";
 pub const MEMBER_URLS_INVALID: &str = "etcdserver: given member URLs are invalid";
 pub const MEMBER_URL_EXISTS: &str = "etcdserver: Peer URLs already exists";
+pub const NOT_ENOUGH_STARTED: &str = "etcdserver: re-configuration failed due to not enough started members";
 pub const NO_LEARNER: &str = "etcdserver: can only promote a learner member";
 pub const STOPPED: &str = "etcdserver: server stopped";
 

@@ -48,7 +48,7 @@ impl Maintenance for Api {
         let identity = self.store.identity();
         let raised = view.alarms.iter().map(|(member, alarm)| {
             let alarm = AlarmType::try_from(*alarm).map_or("NONE", |alarm| alarm.as_str_name());
-            format!("memberID:{member} alarm:{alarm} ")
+            format!("memberID:{member} alarm:{alarm}")
         });
         Ok(Response::new(StatusResponse {
             header: Some(identity.header(view.revision)),
