@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -39,6 +40,8 @@ pub enum Flavor {
     Etcd,
     KineSqlite,
     KineMemory,
+    /// Our `kine` under the name and with the flags of `etcd`, on SQLite.
+    KineAsEtcd,
 }
 
 impl Flavor {
@@ -52,6 +55,8 @@ impl Flavor {
 pub struct Options {
     pub progress_interval: Option<Duration>,
     pub quota_bytes: Option<u64>,
+    /// More flags of etcd, for those that take them.
+    pub etcd_flags: Vec<String>,
     /// Wait for the disk; off unless a test is about losing power or being killed.
     pub durable: bool,
 }
@@ -90,7 +95,12 @@ impl Server {
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address())
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     pub fn dir(&self) -> &Path {
@@ -210,16 +220,26 @@ impl Server {
 
     fn command(&self) -> Result<Command> {
         match self.flavor {
-            Flavor::Etcd => self.etcd(),
+            Flavor::Etcd => self.etcd(&upstream_path("etcd")?),
+            Flavor::KineAsEtcd => self.etcd(&self.kine_named_etcd()?),
             Flavor::KineSqlite => self.kine(&format!("sqlite://{}/state.db", self.dir().display())),
             Flavor::KineMemory => self.kine("memory://"),
         }
     }
 
-    fn etcd(&self) -> Result<Command> {
+    fn kine_named_etcd(&self) -> Result<PathBuf> {
+        let link = self.dir().join("bin/etcd");
+        if !link.exists() {
+            fs::create_dir_all(self.dir().join("bin")).context("a directory for the link")?;
+            symlink(kine_path()?, &link).context("a link to kine")?;
+        }
+        Ok(link)
+    }
+
+    fn etcd(&self, program: &Path) -> Result<Command> {
         let peer = format!("http://127.0.0.1:{}", free_port()?);
         let client = self.endpoint();
-        let mut command = Command::new(etcd_path()?);
+        let mut command = Command::new(program);
         command
             .arg(format!("--data-dir={}", self.dir().join("etcd").display()))
             .arg(format!("--listen-client-urls={client}"))
@@ -229,7 +249,8 @@ impl Server {
             .arg(format!("--initial-cluster=default={peer}"))
             .arg("--log-level=warn")
             // The password hash is not under test, and the default cost takes longer than everything else.
-            .arg("--bcrypt-cost=4");
+            .arg("--bcrypt-cost=4")
+            .args(&self.options.etcd_flags);
         if let Some(interval) = self.options.progress_interval {
             command.arg(format!("--watch-progress-notify-interval={}ms", interval.as_millis()));
         }
@@ -299,10 +320,17 @@ fn free_port() -> Result<u16> {
     Ok(listener.local_addr().context("the free port's number")?.port())
 }
 
-fn etcd_path() -> Result<PathBuf> {
+/// A program of `cargo xtask upstream`.
+///
+/// # Errors
+/// When it is not there.
+pub fn upstream_path(program: &str) -> Result<PathBuf> {
     let dir =
         std::env::var_os("K0S_TEST_BIN_DIR").map_or_else(|| PathBuf::from(BIN_DIR_FALLBACK), PathBuf::from);
-    existing(dir.join("etcd"), "run `make test`, or set K0S_TEST_BIN_DIR to a directory with etcd 3.7.1")
+    existing(
+        dir.join(program),
+        "run `make test`, or set K0S_TEST_BIN_DIR to `cargo xtask upstream`'s directory",
+    )
 }
 
 fn kine_path() -> Result<PathBuf> {
