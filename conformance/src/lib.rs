@@ -4,6 +4,7 @@
 //! text in which only what a server picks by itself is replaced by a name. Everything else here is built on that text:
 //! [`transcript`] compares it with files, [`differential`] compares two servers on programs that [`generate`] makes up, and
 //! [`shrink`] makes what they found small.
+//! [`shell`] does the same to command lines of etcd's own programs.
 //! [`server::Server`] owns the process under test. Nothing in here links the datastore: servers are reached by address.
 
 pub mod command;
@@ -15,6 +16,7 @@ pub mod print;
 pub mod render;
 pub mod server;
 pub mod session;
+pub mod shell;
 pub mod shrink;
 pub mod streams;
 pub mod symbol;
