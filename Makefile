@@ -58,7 +58,7 @@ build: mine
 test: check lint deny upstream build unit
 
 check:
-	@xtask/prerequisites.sh --install rust gcc go curl
+	@xtask/prerequisites.sh --install rust gcc go curl python
 
 lint: check mine
 	cargo fmt --all --check
@@ -76,7 +76,7 @@ upstream: check mine
 
 # Tests find the programs they start by these variables:
 #   K0S_TEST_BIN_DIR  kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy, kubectl,
-#                     etcd, etcdctl, etcdutl, kine (the Go one)
+#                     etcd, etcdctl, etcdutl, kine (the Go one), and clients: go-client, python/bin/python
 #   K0S_TEST_K0S      our k0s
 #   K0S_TEST_KINE     our kine
 unit: upstream build

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks that the named tools are there and new enough, and says what to install where they are not.
-# Usage: xtask/prerequisites.sh [--install] TOOL...   (rust, go, gcc, curl)
+# Usage: xtask/prerequisites.sh [--install] TOOL...   (rust, go, gcc, curl, python)
 # With --install, what Debian packages is installed with apt-get first (as root only).
 # Called by the Makefile before anything can be compiled, hence not a part of xtask itself.
 set -uo pipefail
@@ -44,11 +44,20 @@ check_curl() {
     complain "curl; it fetches release binaries" "apt-get install curl"
 }
 
+# A virtual environment needs ensurepip, which Debian has in a package of its own.
+has_python() { python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+
+check_python() {
+    has_python && return
+    complain "python3 >= 3.10 with venv; tests run Python's etcd clients" "apt-get install python3-venv"
+}
+
 install_with_apt() {
     local tool packages=()
     for tool in "$@"; do
         case $tool in
             gcc | curl) command -v "$tool" >/dev/null || packages+=("$tool") ;;
+            python) has_python || packages+=(python3-venv) ;;
         esac
     done
     [ ${#packages[@]} -eq 0 ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null && return

@@ -1,10 +1,12 @@
-//! Compiles one group of upstream binaries from its Go module.
+//! Compiles one group of binaries from its Go module: upstream's, or ours on upstream's libraries.
 //!
-//! The result depends on `go.mod`, `go.sum`, our flags, the toolchain and the platform, and on nothing else: these make
-//! up the cache key, and Go settings of the user's environment that could change the output are overridden.
+//! The result depends on `go.mod`, `go.sum`, Go files beside them, our flags, the toolchain and the platform, and on
+//! nothing else: these make up the cache key, and Go settings of the user's environment that could change the output are overridden.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -54,7 +56,7 @@ impl Go {
                     .current_dir(&group.dir)
                     .args(["build", "-mod=readonly", "-trimpath"])
                     .args(["-tags", &group.tags.join(","), "-ldflags", &group.ldflags(), "-o"])
-                    .args([&dir.join(binary), std::path::Path::new(package)])
+                    .args([&dir.join(binary), Path::new(package)])
                     .env("CGO_ENABLED", if group.cgo { "1" } else { "0" })
                     .status()
                     .context("cannot run `go build`")?;
@@ -68,10 +70,8 @@ impl Go {
     }
 
     fn key(&self, group: &Group) -> Result<String> {
-        let read = |name: &str| {
-            let path = group.dir.join(name);
-            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-        };
+        let read = |name: &str| read(&group.dir.join(name));
+        let sources = sources(&group.dir)?;
         let recipe = format!(
             "{} cgo={} {:?} {} {:?}",
             self.identity,
@@ -80,8 +80,28 @@ impl Go {
             group.ldflags(),
             group.packages
         );
-        Ok(cache::key(&[&read("go.mod")?, &read("go.sum")?, recipe.as_bytes()]))
+        let (go_mod, go_sum) = (read("go.mod")?, read("go.sum")?);
+        let mut parts: Vec<&[u8]> = vec![&go_mod, &go_sum, recipe.as_bytes()];
+        parts.extend(sources.iter().flat_map(|(name, content)| [name.as_encoded_bytes(), content]));
+        Ok(cache::key(&parts))
     }
+}
+
+/// The Go files of a module that is one directory, by name; upstream's have none.
+fn sources(dir: &Path) -> Result<BTreeMap<OsString, Vec<u8>>> {
+    let unreadable = || format!("cannot read {}", dir.display());
+    let mut sources = BTreeMap::new();
+    for entry in fs::read_dir(dir).with_context(unreadable)? {
+        let path = entry.with_context(unreadable)?.path();
+        if path.extension().is_some_and(|extension| extension == "go") {
+            sources.insert(path.file_name().expect("an entry has a name").to_owned(), read(&path)?);
+        }
+    }
+    Ok(sources)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// `go` that uses neither another toolchain than the one on PATH nor settings that would change what it builds.
@@ -106,6 +126,17 @@ fn release(version: &str) -> [u32; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sources_are_those_that_change_what_is_built() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["go.mod", "main.go", "locks.go", "README.md"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let found = sources(dir.path()).unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["locks.go", "main.go"]);
+        assert_eq!(found[std::ffi::OsStr::new("main.go")], b"main.go");
+    }
 
     #[test]
     fn go_releases_compare_by_number() {

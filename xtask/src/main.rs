@@ -8,6 +8,7 @@ mod bench;
 mod cache;
 mod download;
 mod go;
+mod python;
 mod upstream;
 mod versions;
 
@@ -32,7 +33,7 @@ enum Task {
     Kubernetes(Kubernetes),
     /// Build what tests and benchmarks compare us with (etcd, etcdctl, etcdutl, Go kine) and print the directory
     Peers,
-    /// Build all of it and print one directory with every binary
+    /// Build all of it and the clients that tests ask servers with, and print one directory with every program
     Upstream,
     /// Measure ours beside real etcd and real kine-SQLite, in one run
     Bench(bench::Options),
@@ -59,7 +60,7 @@ fn main() -> Result<()> {
         }
         Task::Kubernetes(_) => print_dir(upstream::build(&cache, &versions, &["kubernetes"])?),
         Task::Peers => print_dir(upstream::build(&cache, &versions, &["etcd", "kine"])?),
-        Task::Upstream => print_dir(upstream::build(&cache, &versions, &["kubernetes", "etcd", "kine"])?),
+        Task::Upstream => print_dir(upstream::for_tests(&cache, &versions, &root)?),
         Task::Bench(options) => bench::run(&root, &cache, &versions, &options),
     }
 }

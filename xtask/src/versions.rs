@@ -26,10 +26,11 @@ pub struct GoToolchain {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
-    /// The group's name and its directory, both from the table's key.
+    /// The table's key.
     #[serde(skip)]
     pub name: String,
-    #[serde(skip)]
+    /// Where its `go.mod` is; in the file relative to it, by default a directory with the group's name.
+    #[serde(default)]
     pub dir: PathBuf,
     /// The Go module whose release `version` is.
     pub module: String,
@@ -68,7 +69,8 @@ impl Versions {
             toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
         for (name, group) in &mut groups {
             group.name = name.clone();
-            group.dir = dir.join(name);
+            let own_dir = if group.dir.as_os_str().is_empty() { Path::new(name) } else { &group.dir };
+            group.dir = dir.join(own_dir);
         }
         Ok(Self { go, groups })
     }
@@ -101,7 +103,8 @@ mod tests {
             let go_mod = fs::read_to_string(group.dir.join("go.mod")).unwrap();
             let pinned = format!("{} v{} ", group.module, group.version);
             assert!(go_mod.contains(&pinned), "{}/go.mod does not require {pinned}", group.name);
-            for package in group.packages.values() {
+            // A program of ours is no tool of its module but the module.
+            for package in group.packages.values().filter(|package| *package != ".") {
                 assert!(
                     go_mod.contains(&format!("{package}\n")),
                     "{}/go.mod has no tool {package}",
