@@ -101,8 +101,12 @@ mod tests {
     fn versions_are_those_that_go_mod_pins() {
         for group in checked_in().groups.values() {
             let go_mod = fs::read_to_string(group.dir.join("go.mod")).unwrap();
-            let pinned = format!("{} v{} ", group.module, group.version);
-            assert!(go_mod.contains(&pinned), "{}/go.mod does not require {pinned}", group.name);
+            let pinned = [group.module.clone(), format!("v{}", group.version)];
+            assert!(
+                go_mod.lines().any(|line| line.split_whitespace().take(2).eq(&pinned)),
+                "{} does not require {pinned:?}",
+                group.dir.join("go.mod").display()
+            );
             // A program of ours is no tool of its module but the module.
             for package in group.packages.values().filter(|package| *package != ".") {
                 assert!(
