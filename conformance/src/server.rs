@@ -279,6 +279,19 @@ impl Server {
         Ok(command)
     }
 
+    /// That at least `starts_min` starts of our server on a file read an image of its index, and none found one it could not
+    /// use: a test of restarts that reads all rows each time tests half of them.
+    ///
+    /// # Panics
+    /// When it is not so.
+    pub fn assert_images_read(&self, starts_min: usize) {
+        let log = fs::read_to_string(self.log_path()).expect("the server has a log");
+        let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+        let read = lines("read the image of the index");
+        assert!(read >= starts_min, "{read} starts read an image of the index");
+        assert_eq!(lines("the image of the index can't be used"), 0);
+    }
+
     fn log_path(&self) -> PathBuf {
         self.dir().join("server.log")
     }

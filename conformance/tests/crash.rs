@@ -2,7 +2,8 @@
 //! that resumes where it was cut off misses nothing and sees nothing twice.
 //!
 //! Every write is one transaction of two puts by one of several writers, so every revision has exactly two events and says
-//! who wrote it. The server is killed after a seeded number of acknowledgements, while others are under way.
+//! who wrote it; more puts beside them make for an index that is worth an image. The server is killed after a seeded number
+//! of acknowledgements, while others are under way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use tonic::transport::Channel;
 
 const ROUNDS: u64 = 100;
 const WRITERS: usize = 8;
+/// Keys that each write puts beside those that are watched: images of the index are written every few rounds.
+const BESIDE: usize = 14;
 
 /// A write: who, and which of his.
 type Write = (usize, u64);
@@ -44,12 +47,13 @@ fn key(writer: usize, half: &str) -> Bytes {
 }
 
 async fn write(kv: &mut KvClient<Channel>, writer: usize, number: u64) -> Result<i64, tonic::Status> {
-    let put = |half| {
-        let put =
-            PutRequest { key: key(writer, half), value: number.to_string().into(), ..Default::default() };
+    let put = |key| {
+        let put = PutRequest { key, value: number.to_string().into(), ..Default::default() };
         RequestOp { request: Some(Request::RequestPut(put)) }
     };
-    let txn = TxnRequest { success: vec![put("a"), put("b")], ..Default::default() };
+    let beside = (0..BESIDE).map(|n| put(format!("x/{writer}/{number}/{n}").into()));
+    let success = [put(key(writer, "a")), put(key(writer, "b"))].into_iter().chain(beside).collect();
+    let txn = TxnRequest { success, ..Default::default() };
     let response = kv.txn(txn).await?.into_inner();
     assert!(response.succeeded);
     Ok(response.header.unwrap().revision)
@@ -190,4 +194,5 @@ async fn a_hundred_kills_lose_nothing() {
         assert_eq!(history[revision], *write, "revision {revision}");
     }
     assert!(known.acknowledged.len() as u64 >= ROUNDS);
+    server.assert_images_read(ROUNDS as usize / 2);
 }

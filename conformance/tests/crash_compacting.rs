@@ -1,8 +1,8 @@
 //! A hundred kill -9 under writes, deletions and compactions: what is stored is what a resumed watch has told, key by key
 //! with all revisions and versions, and no previous value is wrong.
 //!
-//! Every write is a transaction of its writer that moves a pair of keys and one key of a ring from `n` to `n + 1`, under
-//! the condition that the pair is as the writer left it. Each makes one revision, so the watch must see every revision
+//! Every write is a transaction of its writer that moves a pair of keys and many of a ring from `n` to `n + 1`, or deletes
+//! the ring, under the condition that the pair is as the writer left it. Each makes one revision, so the watch must see every revision
 //! there is, each with exactly the events of one write. `crash.rs` has puts only, and looks at the whole history.
 
 use std::collections::BTreeMap;
@@ -30,7 +30,9 @@ use tonic::transport::Channel;
 
 const ROUNDS: usize = 100;
 const WRITERS: usize = 6;
+/// Keys of a ring that a write puts, of so many in all: rows enough for an image of the index every few rounds.
 const RING: u64 = 20;
+const RING_KEYS: u64 = 30;
 /// Load before a kill: from a server that has just begun to one in full swing.
 const LOAD_MS: std::ops::Range<u64> = 5..250;
 /// How far behind the watch the compaction stays, in revisions, so that a resumed watch is never compacted away.
@@ -91,6 +93,7 @@ async fn a_hundred_kills_while_compacting_leave_what_was_watched() {
     check(&channel, &mut model, &mut events, &mut writers).await;
     println!("{ROUNDS} kills, {acknowledged} acknowledged writes, {} revisions, none lost", model.revision);
     assert!(acknowledged > 20 * ROUNDS as u64, "hardly any load: {acknowledged} writes");
+    server.assert_images_read(ROUNDS / 2);
 }
 
 async fn start() -> Server {
@@ -175,13 +178,16 @@ impl Writer {
             let value = Bytes::from(number.to_string());
             operation(Operation::RequestPut(PutRequest { key, value, ..Default::default() }))
         };
-        let ring = self.key(&format!("ring/{}", number % RING));
-        // Every third write deletes its place in the ring instead, if there is anything.
-        let third = if number.is_multiple_of(3) {
-            operation(Operation::RequestDeleteRange(DeleteRangeRequest { key: ring, ..Default::default() }))
+        let mut success = vec![put(self.key("a")), put(self.key("b"))];
+        if number.is_multiple_of(3) {
+            let (key, range_end) = (self.key("ring/"), self.key("ring0"));
+            let delete = DeleteRangeRequest { key, range_end, ..Default::default() };
+            success.push(operation(Operation::RequestDeleteRange(delete)));
         } else {
-            put(ring)
-        };
+            success.extend(
+                (0..RING).map(|place| put(self.key(&format!("ring/{}", (number + place) % RING_KEYS)))),
+            );
+        }
         let unchanged = Compare {
             result: CompareResult::Equal.into(),
             target: CompareTarget::Mod.into(),
@@ -189,11 +195,7 @@ impl Writer {
             target_union: Some(TargetUnion::ModRevision(self.revision)),
             ..Default::default()
         };
-        TxnRequest {
-            compare: vec![unchanged],
-            success: vec![put(self.key("a")), put(self.key("b")), third],
-            failure: Vec::new(),
-        }
+        TxnRequest { compare: vec![unchanged], success, failure: Vec::new() }
     }
 }
 
@@ -267,7 +269,14 @@ impl Model {
             };
             assert_eq!(event.prev_kv, before, "the previous value in {event:?}");
         }
-        assert!((2..=3).contains(&events.len()), "half of a write in revision {next}: {events:?}");
+        let (writer, number) = write.expect("every write puts a pair");
+        let ring = format!("{writer}/ring/");
+        let is_whole = if number.is_multiple_of(3) {
+            !self.keys.keys().any(|key| key.starts_with(ring.as_bytes()))
+        } else {
+            events.len() as u64 == 2 + RING
+        };
+        assert!(is_whole, "half of a write in revision {next}: {events:?}");
         self.revision = next;
     }
 }

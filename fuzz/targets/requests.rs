@@ -122,7 +122,7 @@ impl Store {
         let refused = self.machine.apply(&Caller::Nobody, command(request), &mut &self.rows).is_err();
         let after = self.machine.state.revision;
         assert!(after == before || (after == before + 1 && !refused), "from revision {before} to {after}");
-        self.machine.collect_garbage(GARBAGE_ROWS);
+        self.machine.collect_garbage(GARBAGE_ROWS, Location::MAX);
         let batch = self.machine.take_batch();
         self.rows.0.extend(batch.rows.into_iter().map(|row| (row.version.location, row)));
         for location in batch.removed {

@@ -7,7 +7,7 @@ use crate::auth::sessions::SessionChange;
 use crate::auth::{Access, Accounts, Caller, Change, Refusal, permit};
 use crate::lease::TTL_MAX_SECONDS;
 use crate::mvcc::range::Values;
-use crate::mvcc::{Granted, Release, State};
+use crate::mvcc::{Granted, Location, Release, State};
 use crate::rows::{Batch, Bucket, Changeset, ReadError, Recent, RecordWrite};
 use crate::txn::{EvaluateError, Transaction};
 use proto::etcdserverpb::{
@@ -18,7 +18,7 @@ use proto::etcdserverpb::{
 };
 use std::sync::Arc;
 
-/// Keys of `Bucket::Meta`; all values are 8 bytes big endian.
+/// Keys of `Bucket::Meta`; values are 8 bytes big endian where nothing else is said.
 pub const META_COMPACT_REVISION: &[u8] = b"compact_revision";
 /// The revision at the last compaction: the newest rows may be gone, the revision must not go back.
 pub const META_REVISION_FLOOR: &[u8] = b"revision_floor";
@@ -27,6 +27,8 @@ pub const META_MEMBER_ID: &[u8] = b"member_id";
 pub const META_TERM: &[u8] = b"term";
 /// The release a downgrade that was enabled goes to: major and minor, 4 bytes big endian each.
 pub const META_DOWNGRADE: &[u8] = b"downgrade";
+/// The image of the index that goes with these rows: its id, 16 bytes.
+pub const META_INDEX: &[u8] = b"index";
 
 /// A change to be ordered. Requests have passed the checks that need no state.
 #[derive(Clone, Debug)]
@@ -202,12 +204,11 @@ impl Machine {
         }
     }
 
-    /// Takes up to `rows_max` compacted rows out; true when none are left.
-    pub fn collect_garbage(&mut self, rows_max: usize) -> bool {
-        let garbage = self.state.take_garbage(rows_max);
-        let done = garbage.len() < rows_max;
-        self.batch.removed.extend(garbage);
-        done
+    /// Takes up to `rows_max` compacted rows out; true when none are left but tombstones that no image of the index covers.
+    pub fn collect_garbage(&mut self, rows_max: usize, covered: Location) -> bool {
+        let garbage = self.state.take_garbage(rows_max, covered);
+        self.batch.removed.extend(garbage.rows);
+        !garbage.more
     }
 
     fn header(&self) -> Option<ResponseHeader> {

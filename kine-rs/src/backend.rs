@@ -1,13 +1,16 @@
 //! The backends: each puts commands in an order and makes them durable; none knows what a command means.
 //!
 //! `local` is the order of one process (a writer thread with group commit) over any `RowWriter`; `sqlite` and `memory` store
-//! its rows. `open` turns an endpoint into a running store.
+//! its rows, `indexer` keeps an image of the index for the next start. `open` turns an endpoint into a running store.
 
+mod background;
+mod indexer;
 mod local;
 mod memory;
 mod pin;
 mod sqlite;
 
+pub use indexer::{ImageStore, Images, Indexer};
 pub use local::{Proposal, Weight, Writer, stop_process};
 pub use pin::{Pin, PinLost, Pins};
 pub use sqlite::{Filler, OpenError as SqliteError};
@@ -39,6 +42,8 @@ pub struct Opened {
     pub reader: Arc<dyn RowReader>,
     pub state: State,
     pub identity: Identity,
+    /// `None`: nothing outlives the process.
+    pub images: Option<Images>,
 }
 
 impl Endpoint {

@@ -4,16 +4,18 @@
 //! Values themselves are not here; a `Version` carries the location of its row in the backend.
 //!
 //! Invariants: a key is in `live` iff it exists now; a superseded version or a tombstone is in `history` until compaction
-//! passes it; over both, at most one version of a key is visible at a revision. `revision` never decreases.
+//! passes it; over both, at most one version of a key is visible at a revision. `revision` never decreases. Every row of
+//! the backend is in `live`, `history` or `buried`.
 //!
 //! Called by `txn` and `apply` (writes, on the writer's own copy) and by everything that reads. No clock, no I/O.
 
 pub mod hash;
+pub mod image;
 pub mod range;
 mod rebuild;
 pub mod tree;
 
-pub use rebuild::Rebuild;
+pub use rebuild::{Rebuild, Replay};
 
 use bytes::{Bytes, BytesMut};
 use tree::{Record, Span, Summary, Tree, put_varint, take_varint};
@@ -51,7 +53,7 @@ impl Version {
         let mod_revision = take_varint(bytes) as i64;
         Version {
             mod_revision,
-            create_revision: mod_revision - take_varint(bytes) as i64,
+            create_revision: mod_revision.wrapping_sub(take_varint(bytes) as i64),
             version: take_varint(bytes) as i64,
             lease: take_varint(bytes) as i64,
             location: take_varint(bytes),
@@ -78,6 +80,7 @@ impl Summary for Newest {
 
 impl Record for Version {
     type Summary = Newest;
+    const VARINTS: usize = 6;
 
     fn encode(&self, out: &mut Vec<u8>) {
         Version::encode(self, out);
@@ -138,6 +141,7 @@ impl Summary for Ends {
 
 impl Record for Past {
     type Summary = Ends;
+    const VARINTS: usize = Version::VARINTS + 1;
 
     fn encode(&self, out: &mut Vec<u8>) {
         self.version.encode(out);
@@ -146,7 +150,7 @@ impl Record for Past {
 
     fn decode(mut bytes: &[u8]) -> Self {
         let version = Version::decode(&mut bytes);
-        Past { version, end: version.mod_revision + take_varint(&mut bytes) as i64 }
+        Past { version, end: version.mod_revision.wrapping_add(take_varint(&mut bytes) as i64) }
     }
 
     fn summary(&self) -> Ends {
@@ -163,6 +167,7 @@ pub struct Granted {
 
 impl Record for Granted {
     type Summary = ();
+    const VARINTS: usize = 1;
 
     fn encode(&self, out: &mut Vec<u8>) {
         put_varint(out, self.ttl as u64);
@@ -176,7 +181,7 @@ impl Record for Granted {
 }
 
 /// Everything the store is at one revision.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct State {
     pub revision: i64,
     /// Reads below it are refused; -1 before the first compaction.
@@ -187,6 +192,8 @@ pub struct State {
     history: Tree<Past>,
     /// Lease id (8 bytes, big endian) followed by the key it is attached to.
     attached: Tree<()>,
+    /// Locations (8 bytes, big endian) of tombstones that compaction has passed and whose rows must stay for now.
+    buried: Tree<()>,
     leases: Tree<Granted>,
     /// Raised alarms as (member id, `AlarmType`).
     pub alarms: std::sync::Arc<std::collections::BTreeSet<(u64, i32)>>,
@@ -233,6 +240,7 @@ impl Default for State {
             live: Tree::default(),
             history: Tree::default(),
             attached: Tree::default(),
+            buried: Tree::default(),
             leases: Tree::default(),
             alarms: std::sync::Arc::default(),
             auth: std::sync::Arc::default(),
@@ -438,16 +446,82 @@ impl State {
         }
     }
 
-    /// Takes up to `limit` versions out of the history that no read at or above the compact revision can see and returns
-    /// the locations of their rows. Fewer than `limit`: all are gone.
-    pub fn take_garbage(&mut self, limit: usize) -> Vec<Location> {
+    /// Takes up to `limit` versions out of the history that no read at or above the compact revision can see. Tombstones at
+    /// or above `covered` stay stored until it has passed them: without its tombstone, a key of an older image of the index
+    /// would live again.
+    pub fn take_garbage(&mut self, limit: usize, covered: Location) -> Garbage {
         let upto = self.compact_revision;
-        self.history
-            .extract(limit, &|ends| ends.min <= upto, &|past| past.end <= upto)
-            .into_iter()
-            .map(|past| past.version.location)
-            .collect()
+        let taken = self.history.extract(limit, &|ends| ends.min <= upto, &|past| past.end <= upto);
+        let mut room = limit - taken.len();
+        let mut rows = Vec::with_capacity(taken.len());
+        for Past { version, .. } in taken {
+            if version.is_tombstone() && version.location >= covered {
+                self.buried.insert(&version.location.to_be_bytes(), &());
+            } else {
+                rows.push(version.location);
+            }
+        }
+        let freed = self.buried_below(covered, room);
+        room -= freed.len();
+        for location in &freed {
+            self.buried.remove(&location.to_be_bytes());
+        }
+        rows.extend(freed);
+        Garbage { rows, more: room == 0 }
     }
+
+    fn buried_below(&self, covered: Location, limit: usize) -> Vec<Location> {
+        let end = covered.to_be_bytes();
+        let mut cursor = self.buried.iter(Span { start: &[], end: Some(&end) });
+        let mut found = Vec::new();
+        while found.len() < limit && cursor.next().is_some() {
+            found.push(location_of(cursor.key()));
+        }
+        found
+    }
+
+    /// Versions known, live and past.
+    pub fn versions(&self) -> u64 {
+        self.live.len() + self.history.len()
+    }
+
+    /// A live key that has `before` keys before it.
+    pub fn nth(&self, before: u64) -> Option<(Vec<u8>, Version)> {
+        self.live.nth(before)
+    }
+
+    /// What the index has of a row.
+    pub fn known(&self, key: &[u8], location: Location) -> Option<Known> {
+        if let Some(live) = self.live.get(key).filter(|live| live.location == location) {
+            return Some(Known::Live(live));
+        }
+        if let Some(past) = self.history.get(&history_key(key, location)) {
+            return Some(Known::Past(past));
+        }
+        self.buried.get(&location.to_be_bytes()).map(|()| Known::Buried)
+    }
+
+    /// Past versions that a read at or above `revision` can see.
+    pub fn past_from(&self, revision: i64) -> u64 {
+        self.history.count_where(Span::ALL, |ends| ends.max > revision, |past| past.end > revision)
+    }
+}
+
+/// Rows that compaction lets go.
+#[derive(Debug)]
+pub struct Garbage {
+    pub rows: Vec<Location>,
+    /// There may be more of it.
+    pub more: bool,
+}
+
+/// What a row is to the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    Live(Version),
+    Past(Past),
+    /// A tombstone that only waits to be dropped.
+    Buried,
 }
 
 /// Versions found by a range, with their keys in one shared buffer.
@@ -488,6 +562,10 @@ fn attachment(lease: i64, key: &[u8]) -> Vec<u8> {
 
 fn lease_of(key: &[u8]) -> i64 {
     i64::from_be_bytes(key[..8].try_into().expect("a lease key starts with eight bytes"))
+}
+
+fn location_of(key: &[u8]) -> Location {
+    Location::from_be_bytes(key.try_into().expect("a location has eight bytes"))
 }
 
 /// A key of `history`: the key with 0x00 written as 0x00 0xff, then 0x00 0x01, then the location. It sorts by key, then age.

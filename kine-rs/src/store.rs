@@ -6,7 +6,7 @@
 use crate::apply::{ApplyError, Command, Identity, Machine, Reply};
 use crate::auth::Caller;
 use crate::auth::sessions::Sessions;
-use crate::backend::{Endpoint, OpenError, Opened, Pin, Pins, Proposal, Weight, Writer};
+use crate::backend::{Endpoint, Indexer, OpenError, Opened, Pin, Pins, Proposal, Weight, Writer};
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
 use crate::metrics::Metrics;
@@ -79,7 +79,7 @@ pub struct Threads {
 impl Store {
     /// Opens the endpoint and starts serving it. Blocks while the index is rebuilt.
     pub fn open(endpoint: &Endpoint, options: &Options) -> Result<(Store, Threads), OpenError> {
-        let Opened { writer: rows, reader, state, identity } = endpoint.open()?;
+        let Opened { writer: rows, reader, state, identity, images } = endpoint.open()?;
         let (metrics, slow) = (options.metrics.clone(), options.slow);
         let rows: Box<dyn RowWriter> = Box::new(MeasuredWriter { rows, metrics: metrics.clone(), slow });
         let reader: Arc<dyn RowReader> =
@@ -96,6 +96,15 @@ impl Store {
             Hub::new(identity, published.clone(), cache.clone(), reader.clone(), options.progress_interval);
         let (proposals, waiting) = mpsc::channel(PROPOSALS_MAX);
         let waiting_bytes = Arc::<AtomicUsize>::default();
+        let wake = {
+            let proposals = proposals.downgrade();
+            // In a full queue it is not missed: the writer looks with every batch.
+            move || {
+                if let Some(proposals) = proposals.upgrade() {
+                    drop(proposals.try_send(Proposal::ImageWritten));
+                }
+            }
+        };
         let allocated = Arc::new(AtomicU64::new(rows.size().allocated));
         let writer = Writer {
             machine: Machine::new(identity, state),
@@ -108,6 +117,7 @@ impl Store {
             proposals: waiting,
             allocated: allocated.clone(),
             pins: Pins::default(),
+            indexer: images.map(|images| Indexer::start(images, wake)),
         };
         let store = Store {
             inner: Arc::new(Inner {

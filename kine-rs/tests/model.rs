@@ -1,13 +1,15 @@
 //! Random commands against a naive model: a full copy of the key space per revision.
 //!
-//! The state machine keeps an index, drops compacted rows in steps and is rebuilt from rows now and then; the model does
-//! nothing clever. After every command they must agree on what the command returned and on what can be read.
+//! The state machine keeps an index, drops compacted rows in steps and is opened again now and then, from all rows or from
+//! an image of the index and the rows after it; the model does nothing clever. After every command they must agree on what
+//! the command returned and on what can be read.
 
 use bytes::Bytes;
 use kine_rs::apply::{ApplyError, Command, Identity, Machine, Reply};
 use kine_rs::auth::Caller;
+use kine_rs::mvcc::image::{self, ImageId};
 use kine_rs::mvcc::range::{RangeError, Values, range};
-use kine_rs::mvcc::{Location, Rebuild, State, Version};
+use kine_rs::mvcc::{Granted, Location, Rebuild, Replay, State, Version};
 use kine_rs::rows::{Bucket, ReadError, Row};
 use proptest::prelude::*;
 use proto::etcdserverpb::{
@@ -93,12 +95,34 @@ impl Values for &Rows {
     }
 }
 
+const ID: ImageId = ImageId([7; 16]);
+
+/// An image of the index, and the first location after it.
+type Image = (Vec<u8>, Location);
+
 struct Sut {
     machine: Machine,
     rows: Rows,
+    /// The image that goes with the rows.
+    named: Option<Image>,
+    /// One that was taken and not named yet.
+    taken: Option<Image>,
+    /// Rows that were dropped before the last reopening, and that the image may know.
+    dropped: BTreeSet<Location>,
 }
 
 impl Sut {
+    fn new() -> Self {
+        let identity = Identity { cluster_id: 1, member_id: 2, term: 2 };
+        Sut {
+            machine: Machine::new(identity, State::default()),
+            rows: Rows::default(),
+            named: None,
+            taken: None,
+            dropped: BTreeSet::new(),
+        }
+    }
+
     fn apply(&mut self, command: Command) -> Result<Reply, ApplyError> {
         let reply = self.machine.apply(&Caller::Server, command, &mut &self.rows);
         self.store();
@@ -109,7 +133,8 @@ impl Sut {
         let batch = self.machine.take_batch();
         self.rows.rows.extend(batch.rows.into_iter().map(|row| (row.version.location, row)));
         for location in batch.removed {
-            assert!(self.rows.rows.remove(&location).is_some(), "a row is removed once");
+            let removed = self.rows.rows.remove(&location).is_some();
+            assert!(removed || self.dropped.remove(&location), "a row is removed once");
         }
         for record in batch.records.into_iter().filter(|record| record.bucket == Bucket::Lease) {
             let id = i64::from_be_bytes(record.key.try_into().unwrap());
@@ -120,21 +145,71 @@ impl Sut {
         }
     }
 
-    /// What opening the store again would make of the rows.
-    fn reopen(&mut self) {
-        let state = &self.machine.state;
-        let mut rebuild = Rebuild::new(state.compact_revision);
-        for (id, ttl) in &self.rows.leases {
-            rebuild.lease(*id, kine_rs::mvcc::Granted { ttl: *ttl });
-        }
-        for row in self.rows.rows.values() {
-            rebuild.row(&row.key, row.version);
-        }
-        let (revision, next_location) = (state.revision, state.next_location);
-        let mut state = rebuild.finish(revision);
-        state.next_location = next_location;
-        self.machine.state = state;
+    /// As `backend::Indexer` tells the writer.
+    fn covered(&self) -> Location {
+        self.named.as_ref().or(self.taken.as_ref()).map_or(Location::MAX, |(_, next)| *next)
     }
+
+    fn collect(&mut self, rows: usize, covered: Location) -> bool {
+        let done = self.machine.collect_garbage(rows, covered);
+        self.store();
+        done
+    }
+
+    fn take_image(&mut self) {
+        let mut bytes = Vec::new();
+        image::write(&self.machine.state, ID, &mut bytes).unwrap();
+        self.taken = Some((bytes, self.machine.state.next_location));
+    }
+
+    /// What opening the store again makes of the rows, and of the image if there is one: the same.
+    fn reopen(&mut self, way: Way) {
+        let (compact_revision, revision) = (self.machine.state.compact_revision, self.machine.state.revision);
+        let mut rebuild = Rebuild::new(compact_revision);
+        self.rows.rows.values().for_each(|row| rebuild.row(&row.key, row.version));
+        self.leases().for_each(|(id, granted)| rebuild.lease(id, granted));
+        let from_rows = rebuild.finish(revision);
+        self.taken = None;
+        let Some((bytes, covered)) = self.named.clone().filter(|_| way == Way::FromImage) else {
+            // Locations may be given again.
+            self.named = None;
+            self.dropped.clear();
+            self.machine.state = from_rows;
+            return;
+        };
+        let image = image::read(ID, &mut bytes.as_slice()).unwrap();
+        assert_eq!(image.next_location, covered);
+        let mut replay = Replay::new(image, compact_revision);
+        self.leases().for_each(|(id, granted)| replay.lease(id, granted));
+        self.rows.rows.range(covered..).for_each(|(_, row)| replay.row(&row.key, row.version));
+        let from_image = replay.finish(revision);
+        assert_eq!(self.without_garbage(&from_image), self.without_garbage(&from_rows));
+        self.dropped = (1..from_image.next_location).filter(|at| !self.rows.rows.contains_key(at)).collect();
+        self.machine.state = from_image;
+    }
+
+    fn leases(&self) -> impl Iterator<Item = (i64, Granted)> {
+        self.rows.leases.iter().map(|(id, ttl)| (*id, Granted { ttl: *ttl }))
+    }
+
+    /// The rows that are left once compacted rows are dropped, and everything else that can be read above the compact
+    /// revision: the create revision of a tombstone at that revision is made up where the row before it is gone.
+    fn without_garbage(&self, state: &State) -> (Vec<Location>, String) {
+        let mut state = state.clone();
+        let dropped: BTreeSet<Location> =
+            state.take_garbage(usize::MAX, Location::MAX).rows.into_iter().collect();
+        let left = self.rows.rows.keys().copied().filter(|location| !dropped.contains(location)).collect();
+        state.compact_revision += 1;
+        state.take_garbage(usize::MAX, Location::MAX);
+        state.next_location = 0;
+        (left, format!("{state:?}"))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    FromRows,
+    FromImage,
 }
 
 #[derive(Clone, Debug)]
@@ -168,7 +243,9 @@ enum Step {
     Collect {
         rows: usize,
     },
-    Reopen,
+    TakeImage,
+    NameImage,
+    Reopen(Way),
     Read {
         from: Bytes,
         to: Bytes,
@@ -200,7 +277,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..4i64).prop_map(|id| Step::Grant { id }),
         1 => (1..4i64).prop_map(|id| Step::Revoke { id }),
         2 => (1..5usize).prop_map(|rows| Step::Collect { rows }),
-        1 => Just(Step::Reopen),
+        1 => Just(Step::TakeImage),
+        1 => Just(Step::NameImage),
+        2 => prop::sample::select(vec![Way::FromImage, Way::FromImage, Way::FromRows]).prop_map(Step::Reopen),
         6 => (key(), end(), -1..12i64, 0..4i64)
             .prop_map(|(from, to, back, limit)| Step::Read { from, to, back, limit }),
     ]
@@ -328,10 +407,11 @@ fn run(sut: &mut Sut, model: &mut Model, step: Step) {
             model.commit(keys, changed);
         }
         Step::Collect { rows } => {
-            sut.machine.collect_garbage(rows);
-            sut.store();
+            sut.collect(rows, sut.covered());
         }
-        Step::Reopen => sut.reopen(),
+        Step::TakeImage => sut.take_image(),
+        Step::NameImage => sut.named = sut.taken.take().or(sut.named.take()),
+        Step::Reopen(way) => sut.reopen(way),
         Step::Read { from, to, back, limit } => {
             read(sut, model, &from, &to, (model.revision() - back).max(0), limit);
         }
@@ -344,17 +424,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn the_state_machine_agrees_with_a_naive_model(steps in prop::collection::vec(step(), 1..120)) {
-        let identity = Identity { cluster_id: 1, member_id: 2, term: 2 };
-        let mut sut = Sut { machine: Machine::new(identity, State::default()), rows: Rows::default() };
+        let mut sut = Sut::new();
         let mut model = Model::new();
         for step in steps {
             run(&mut sut, &mut model, step);
         }
         // Once more over every revision that can be read, after all garbage is gone.
-        while !sut.machine.collect_garbage(3) {
-            sut.store();
-        }
-        sut.store();
+        while !sut.collect(3, Location::MAX) {}
         let oldest = model.compact_revision.max(1);
         for revision in oldest..=model.revision() {
             read(&sut, &model, &Bytes::from_static(&[0]), &Bytes::from_static(&[0]), revision, 0);

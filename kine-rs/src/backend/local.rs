@@ -4,6 +4,7 @@
 //! While one batch is being committed the next one gathers, so one fsync serves everybody who waited. A batch that can't be
 //! stored is undone by going back to the last published state.
 
+use super::indexer::Indexer;
 use super::pin::{Pin, Pins};
 use crate::apply::{ApplyError, Command, Machine, Reply};
 use crate::auth::Caller;
@@ -11,7 +12,7 @@ use crate::auth::sessions::Sessions;
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
 use crate::mvcc::range::Values;
-use crate::mvcc::{ReadView, State, Version};
+use crate::mvcc::{Location, ReadView, State, Version};
 use crate::rows::{Batch, Bucket, CommitError, ReadError, RowWriter, Size};
 use crate::watch::Publisher;
 use arc_swap::ArcSwap;
@@ -57,6 +58,8 @@ pub enum Proposal {
     Pin {
         reply: oneshot::Sender<(ReadView, Pin)>,
     },
+    /// An image of the index is written, and waits to be named.
+    ImageWritten,
     Stop,
 }
 
@@ -72,6 +75,8 @@ pub struct Writer {
     /// Bytes allocated after the last commit, for the quota.
     pub allocated: Arc<AtomicU64>,
     pub pins: Pins,
+    /// `None`: the store is not opened a second time.
+    pub indexer: Option<Indexer>,
 }
 
 /// Replies that wait for the batch they belong to.
@@ -92,6 +97,8 @@ struct Round {
 struct Cleanup {
     garbage: bool,
     space: bool,
+    /// Tombstones from here on had to stay so far.
+    covered: Location,
     /// There was no space to tidy up; to be tried again after the next commit that fits.
     stalled: bool,
     waiting: Vec<(Waiter, Reply)>,
@@ -102,6 +109,8 @@ impl Writer {
     pub fn run(mut self) {
         let mut cleanup = Cleanup { garbage: true, ..Cleanup::default() };
         loop {
+            let covered = self.indexer.as_ref().map_or(Location::MAX, Indexer::covered);
+            cleanup.garbage |= covered > std::mem::replace(&mut cleanup.covered, covered);
             // Rows that a pin holds wait for the command after it ends.
             let droppable = cleanup.garbage && !self.pins.hold(Instant::now());
             let tidying = if cleanup.garbage { droppable } else { cleanup.space };
@@ -119,7 +128,7 @@ impl Writer {
             };
             let idle = first.is_none();
             let round = self.apply_waiting(first);
-            let garbage_done = droppable && self.machine.collect_garbage(GARBAGE_ROWS_MAX);
+            let garbage_done = droppable && self.machine.collect_garbage(GARBAGE_ROWS_MAX, covered);
             let stop = round.stop;
             self.commit(round, &mut cleanup);
             if garbage_done && !cleanup.stalled {
@@ -131,7 +140,7 @@ impl Writer {
                 cleanup.space = self.settle(|rows| rows.release_space());
             }
             if stop {
-                return;
+                return self.leave_image();
             }
         }
     }
@@ -178,6 +187,7 @@ impl Writer {
             Proposal::Size { reply } => round.sizes.push(reply),
             Proposal::Pin { reply } => round.pins.push(reply),
             Proposal::Defragment { reply } => round.defragments.push(reply),
+            Proposal::ImageWritten => {}
             Proposal::Stop => round.stop = true,
         }
     }
@@ -193,18 +203,24 @@ impl Writer {
     }
 
     fn commit(&mut self, mut round: Round, cleanup: &mut Cleanup) {
-        let batch = self.machine.take_batch();
+        let mut batch = self.machine.take_batch();
         if let Some(detail) = round.unreadable.take() {
             self.undo();
             fail(&mut round, || ApplyError::Read(ReadError::Io(detail.clone())));
-        } else if !batch.is_empty() {
+        } else if self.name_image(&mut batch) || !batch.is_empty() {
             match self.rows.commit(&batch) {
                 Ok(()) => {
                     self.publish(&batch);
                     cleanup.garbage |= std::mem::take(&mut cleanup.stalled);
+                    if let Some(indexer) = &mut self.indexer {
+                        indexer.committed(&self.machine.state);
+                    }
                 }
                 Err(CommitError::Full) => {
                     self.undo();
+                    if let Some(indexer) = &mut self.indexer {
+                        indexer.refused();
+                    }
                     self.raise_nospace();
                     fail(&mut round, || ApplyError::NoSpace);
                     cleanup.stalled |= std::mem::take(&mut cleanup.garbage);
@@ -232,6 +248,25 @@ impl Writer {
         }
         for reply in round.pins {
             reply.send((self.published.load_full(), self.pins.give(Instant::now()))).ok();
+        }
+    }
+
+    /// Has the batch name an image that is written, if one is; whether it did.
+    fn name_image(&mut self, batch: &mut Batch) -> bool {
+        let record = self.indexer.as_mut().and_then(Indexer::finished);
+        let names_image = record.is_some();
+        batch.records.extend(record);
+        names_image
+    }
+
+    /// The last image, at a stop: the next start then reads no row.
+    fn leave_image(&mut self) {
+        let Some(indexer) = &mut self.indexer else { return };
+        let Some(record) = indexer.last(&self.machine.state) else { return };
+        match self.rows.commit(&Batch { records: vec![record], ..Batch::default() }) {
+            Ok(()) => indexer.committed(&self.machine.state),
+            Err(CommitError::Full) => indexer.refused(),
+            Err(CommitError::Fatal(error)) => stop_process(&error),
         }
     }
 

@@ -20,6 +20,7 @@ pub fn open() -> Opened {
         reader: Arc::new(Memory { rows }),
         state: State::default(),
         identity: super::new_identity(),
+        images: None,
     }
 }
 

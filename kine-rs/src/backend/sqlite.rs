@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod fill;
+mod index;
 mod integrity;
 mod lock;
 mod open;

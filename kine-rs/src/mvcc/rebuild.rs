@@ -1,7 +1,7 @@
-//! The state from rows: what opening a store does.
+//! The state from rows: what opening a store does. Rows come in the order they were written. No I/O.
 //!
-//! Rows come in the order they were written; one sort by key, then each key's rows tell which version is live and until when
-//! each older one was. No I/O.
+//! From all rows: one sort by key, then each key's rows tell which version is live and until when each older one was. From
+//! an image of the index and the rows after it: each row is applied once more.
 
 use super::tree::Tree;
 use super::{Granted, Past, State, Version, attachment, history_key};
@@ -96,5 +96,43 @@ impl Rebuild {
         state.live = Tree::from_sorted(live.iter().map(|row| (key(row), row.version)));
         state.history = Tree::from_sorted(past.into_iter());
         state
+    }
+}
+
+/// Takes an image of the index up to the last row.
+///
+/// Rows that compaction has dropped since the image may be missing, but no tombstone may. A put that is missing was followed
+/// by a row at or below the compact revision; so what came before it gets a later end than it had, but still one that no
+/// read can see beyond.
+pub struct Replay {
+    state: State,
+}
+
+impl Replay {
+    pub fn new(image: State, compact_revision: i64) -> Self {
+        Replay { state: State { compact_revision, ..image } }
+    }
+
+    pub fn lease(&mut self, id: i64, granted: Granted) {
+        self.state.grant(id, granted);
+    }
+
+    /// As `Rebuild::row`.
+    pub fn row(&mut self, key: &[u8], version: Version) {
+        let Version { mod_revision, location, .. } = version;
+        if !version.is_tombstone() {
+            self.state.put(key, &version);
+        } else if self.state.delete(key, mod_revision, location).is_none() {
+            // What it ended was dropped.
+            self.state.bury(key, mod_revision, mod_revision, location);
+        }
+        self.state.revision = mod_revision;
+        self.state.next_location = location + 1;
+    }
+
+    /// As `Rebuild::finish`.
+    pub fn finish(mut self, revision_floor: i64) -> State {
+        self.state.revision = self.state.revision.max(revision_floor);
+        self.state
     }
 }

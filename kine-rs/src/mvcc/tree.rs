@@ -12,11 +12,15 @@
 mod build;
 mod cursor;
 mod leaf;
+mod packed;
 
+pub use build::Builder;
 pub use cursor::Cursor;
+pub use packed::{Malformed, PackedLeaf};
 
-use build::Builder;
+use bytes::Bytes;
 use leaf::Leaf;
+use std::fmt;
 use std::sync::Arc;
 
 /// Most entries of a leaf before it splits.
@@ -31,6 +35,8 @@ const NODE_ENTRIES_MIN: usize = 16;
 /// What a leaf stores for a key, in packed form.
 pub trait Record: Clone {
     type Summary: Summary;
+    /// What `encode` writes is this many varints.
+    const VARINTS: usize;
     fn encode(&self, out: &mut Vec<u8>);
     /// Reads what `encode` wrote; `bytes` ends with the record.
     fn decode(bytes: &[u8]) -> Self;
@@ -48,6 +54,7 @@ impl Summary for () {
 
 impl Record for () {
     type Summary = ();
+    const VARINTS: usize = 0;
     fn encode(&self, _: &mut Vec<u8>) {}
     fn decode(_: &[u8]) {}
     fn summary(&self) {}
@@ -101,6 +108,17 @@ pub struct Tree<R: Record> {
 impl<R: Record> Clone for Tree<R> {
     fn clone(&self) -> Self {
         Tree { root: self.root.clone() }
+    }
+}
+
+impl<R: Record + fmt::Debug> fmt::Debug for Tree<R> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut map = out.debug_map();
+        let mut cursor = self.iter(Span::ALL);
+        while let Some(record) = cursor.next() {
+            map.entry(&Bytes::copy_from_slice(cursor.key()), &record);
+        }
+        map.finish()
     }
 }
 
@@ -217,6 +235,27 @@ impl<R: Record> Tree<R> {
             cursor.seek(&self.root.node, span.start);
         }
         cursor
+    }
+
+    /// The entry that has `before` entries before it.
+    pub fn nth(&self, mut before: u64) -> Option<(Vec<u8>, R)> {
+        if before >= self.root.count {
+            return None;
+        }
+        let mut node = &*self.root.node;
+        loop {
+            match node {
+                Node::Branch(branch) => {
+                    let within = branch.children.iter().find(|child| {
+                        let is_here = before < child.count;
+                        before -= if is_here { 0 } else { child.count };
+                        is_here
+                    });
+                    node = &within.expect("counts are exact").node;
+                }
+                Node::Leaf(leaf) => return Some((leaf.key(before as usize), leaf.record(before as usize))),
+            }
+        }
     }
 
     /// Entries below `key`.
@@ -536,6 +575,7 @@ mod tests {
 
     impl Record for Number {
         type Summary = Max;
+        const VARINTS: usize = 1;
         fn encode(&self, out: &mut Vec<u8>) {
             put_varint(out, self.0);
         }

@@ -2,18 +2,23 @@
 //!
 //! Nothing is changed before the file is known to be ours and of a format we write.
 
-use super::integrity::IntegrityCheck;
+use super::index::{self, GUARDS, IndexFiles, Unusable};
+use super::integrity::{IntegrityCheck, Loaded, Pages};
 use super::lock::{LockError, LockFile};
+use super::reader::{SqliteReader, bounds};
 use super::takeover::{self, take_over};
-use super::{APPLICATION_ID, FORMAT, VALUE_BYTES_MAX, reader::SqliteReader, writer::SqliteWriter};
+use super::{APPLICATION_ID, FORMAT, VALUE_BYTES_MAX, writer::SqliteWriter};
 use crate::apply::{
-    Identity, META_CLUSTER_ID, META_COMPACT_REVISION, META_DOWNGRADE, META_MEMBER_ID, META_REVISION_FLOOR,
-    META_TERM, alarm_key,
+    Identity, META_CLUSTER_ID, META_COMPACT_REVISION, META_DOWNGRADE, META_INDEX, META_MEMBER_ID,
+    META_REVISION_FLOOR, META_TERM, alarm_key,
 };
-use crate::backend::{Opened, new_identity};
-use crate::mvcc::{Granted, Rebuild, Release, Version};
+use crate::auth::Accounts;
+use crate::backend::{Images, Opened, new_identity};
+use crate::mvcc::{Granted, Location, Rebuild, Release, Replay, State, Version};
 use crate::rows::Bucket;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, limits::Limit};
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +26,7 @@ use std::sync::Arc;
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 
 /// A file up to this size is checked before anything is served; a larger one beside the first requests, because reading
-/// all of it would hold up a restart for seconds. Rebuilding the index reads every row either way.
+/// all of it would hold up a restart for seconds.
 const CHECK_FIRST_BYTES_MAX: u64 = 64 << 20;
 
 /// The tables of a new file, for a transaction of the caller. The last two lines are `APPLICATION_ID` and `FORMAT`.
@@ -109,12 +114,18 @@ pub fn open(options: &Options) -> Result<Opened, OpenError> {
     } else if bytes <= CHECK_FIRST_BYTES_MAX {
         check_integrity(path, &connection)?;
     }
-    let identity = identify(&connection).map_err(failed)?;
-    let state = rebuild(path, &connection)?;
+    let files = IndexFiles::beside(path, options.fsync);
+    let Rebuilt { state, covered } = rebuild(path, &connection, &files)?;
+    let identity = identify(&connection, covered).map_err(failed)?;
+    // Not before the record that may have named them is gone.
+    files.tidy(covered.is_some());
     let reader = Arc::new(SqliteReader::new(path.clone()));
-    let check = (bytes > CHECK_FIRST_BYTES_MAX).then(|| IntegrityCheck::start(path.clone()));
+    let loaded = covered.map(|_| Loaded { state: state.clone(), files: files.clone() });
+    let pages = (bytes > CHECK_FIRST_BYTES_MAX).then_some(Pages);
+    let check = IntegrityCheck::start(path.clone(), pages, loaded);
     let writer = SqliteWriter::new(connection, path.clone(), lock, check).map_err(failed)?;
-    Ok(Opened { writer: Box::new(writer), reader, state, identity })
+    let images = Some(Images { store: Box::new(files), covered });
+    Ok(Opened { writer: Box::new(writer), reader, state, identity, images })
 }
 
 /// Every connection: bounded values, no tricks from a hostile file.
@@ -123,6 +134,7 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     Ok(connection)
 }
@@ -231,8 +243,9 @@ pub(super) fn check_integrity(path: &Path, connection: &Connection) -> Result<()
     if verdict == "ok" { Ok(()) } else { Err(OpenError::Corrupt { path: path.into(), detail: verdict }) }
 }
 
-/// Ids of the store, made at its creation; the term counts its starts, as a member's elections would.
-fn identify(connection: &Connection) -> rusqlite::Result<Identity> {
+/// Ids of the store, made at its creation; the term counts its starts, as a member's elections would. In the same
+/// transaction the image of the index is given up if it was not used: from now on rows may get locations that it knows.
+fn identify(connection: &Connection, covered: Option<Location>) -> rusqlite::Result<Identity> {
     let stored = |key: &[u8]| meta(connection, key).map(|value| value.map(|number| number as u64));
     let identity = match (stored(META_CLUSTER_ID)?, stored(META_MEMBER_ID)?, stored(META_TERM)?) {
         (Some(cluster_id), Some(member_id), Some(term)) => Identity { cluster_id, member_id, term: term + 1 },
@@ -240,7 +253,11 @@ fn identify(connection: &Connection) -> rusqlite::Result<Identity> {
     };
     let mut statement =
         connection.prepare("INSERT OR REPLACE INTO records (bucket, key, value) VALUES (?1, ?2, ?3)")?;
-    connection.execute_batch("BEGIN IMMEDIATE")?;
+    connection.execute_batch(&format!("BEGIN IMMEDIATE; {GUARDS}"))?;
+    if covered.is_none() {
+        let delete = "DELETE FROM records WHERE bucket = ?1 AND key = ?2";
+        connection.execute(delete, (Bucket::Meta as i64, META_INDEX))?;
+    }
     for (key, value) in [
         (META_CLUSTER_ID, identity.cluster_id),
         (META_MEMBER_ID, identity.member_id),
@@ -252,7 +269,7 @@ fn identify(connection: &Connection) -> rusqlite::Result<Identity> {
     Ok(identity)
 }
 
-fn meta(connection: &Connection, key: &[u8]) -> rusqlite::Result<Option<i64>> {
+pub(super) fn meta(connection: &Connection, key: &[u8]) -> rusqlite::Result<Option<i64>> {
     let found: Option<Vec<u8>> = connection
         .query_row(
             "SELECT value FROM records WHERE bucket = ?1 AND key = ?2",
@@ -263,46 +280,110 @@ fn meta(connection: &Connection, key: &[u8]) -> rusqlite::Result<Option<i64>> {
     Ok(found.and_then(|value| value.try_into().ok()).map(i64::from_be_bytes))
 }
 
-fn rebuild(path: &Path, connection: &Connection) -> Result<crate::mvcc::State, OpenError> {
-    let failed = |error| from_sqlite(path, error);
-    let corrupt = |detail: String| OpenError::Corrupt { path: path.into(), detail };
-    let mut rebuild = Rebuild::new(meta(connection, META_COMPACT_REVISION).map_err(failed)?.unwrap_or(-1));
-    let mut alarms = std::collections::BTreeSet::new();
-    let mut accounts = crate::auth::Load::default();
-    let mut statement =
-        connection.prepare("SELECT bucket, key, value FROM records WHERE bucket != 0").map_err(failed)?;
-    let mut records = statement.query([]).map_err(failed)?;
-    while let Some(record) = records.next().map_err(failed)? {
-        let bucket: i64 = record.get(0).map_err(failed)?;
-        let (key, value): (Vec<u8>, Vec<u8>) =
-            (record.get(1).map_err(failed)?, record.get(2).map_err(failed)?);
-        if bucket == Bucket::Lease as i64 {
-            let (id, ttl) = lease(&key, &value).ok_or_else(|| corrupt(format!("lease record {key:02x?}")))?;
-            rebuild.lease(id, Granted { ttl });
-        } else if bucket == Bucket::Alarm as i64 {
-            alarms.insert(alarm(&key).ok_or_else(|| corrupt(format!("alarm record {key:02x?}")))?);
-        } else {
-            accounts.record(bucket, &key, &value).map_err(|error| corrupt(error.to_string()))?;
-        }
-    }
-    for part in read_rows(path, connection)? {
-        rebuild.append(part);
-    }
-    let mut state = rebuild.finish(meta(connection, META_REVISION_FLOOR).map_err(failed)?.unwrap_or(1));
-    state.alarms = Arc::new(alarms);
-    state.auth = Arc::new(accounts.finish());
-    state.downgrade =
-        meta(connection, META_DOWNGRADE).map_err(failed)?.map(|both| Release::decode(both.to_be_bytes()));
-    Ok(state)
+struct Rebuilt {
+    state: State,
+    /// The first location after the image it was read from; `None`: from all rows.
+    covered: Option<Location>,
 }
 
-/// Reads all rows but their values, a part of them per core. Parts are in order.
-fn read_rows(path: &Path, connection: &Connection) -> Result<Vec<Rebuild>, OpenError> {
-    let (first, end): (u64, u64) = connection
-        .query_row("SELECT coalesce(min(location), 0), coalesce(max(location) + 1, 0) FROM rows", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
+fn rebuild(path: &Path, connection: &Connection, files: &IndexFiles) -> Result<Rebuilt, OpenError> {
+    let records = Records::read(path, connection)?;
+    match from_image(path, connection, files, &records) {
+        Ok(Some(rebuilt)) => return Ok(rebuilt),
+        Ok(None) => {}
+        Err(why) => {
+            let file = files.path().display();
+            tracing::warn!(%file, %why, "the image of the index can't be used; all rows are read instead");
+        }
+    }
+    let mut rebuild = Rebuild::new(records.compact_revision);
+    for part in read_all(path, connection)? {
+        rebuild.append(part);
+    }
+    for (id, granted) in &records.leases {
+        rebuild.lease(*id, *granted);
+    }
+    let state = records.complete(rebuild.finish(records.revision_floor));
+    Ok(Rebuilt { state, covered: None })
+}
+
+fn from_image(
+    path: &Path,
+    connection: &Connection,
+    files: &IndexFiles,
+    records: &Records,
+) -> Result<Option<Rebuilt>, Unusable> {
+    let Some(image) = files.load(connection, records.compact_revision)? else { return Ok(None) };
+    let (covered, revision) = (image.next_location, image.revision + 1);
+    let mut replay = Replay::new(image, records.compact_revision);
+    for (id, granted) in &records.leases {
+        replay.lease(*id, *granted);
+    }
+    let rest = covered..i64::MAX as Location;
+    read_rows(path, connection, rest, revision, &mut |key, version| replay.row(key, version))?;
+    let state = records.complete(replay.finish(records.revision_floor));
+    index::sample(connection, &state)?;
+    let rows = state.next_location - covered;
+    tracing::info!(keys = state.keys(), rows, "read the image of the index and the rows after it");
+    Ok(Some(Rebuilt { state, covered: Some(covered) }))
+}
+
+/// What a database keeps beside the rows.
+struct Records {
+    compact_revision: i64,
+    revision_floor: i64,
+    leases: Vec<(i64, Granted)>,
+    alarms: Arc<BTreeSet<(u64, i32)>>,
+    auth: Arc<Accounts>,
+    downgrade: Option<Release>,
+}
+
+impl Records {
+    fn read(path: &Path, connection: &Connection) -> Result<Self, OpenError> {
+        let failed = |error| from_sqlite(path, error);
+        let corrupt = |detail: String| OpenError::Corrupt { path: path.into(), detail };
+        let (mut leases, mut alarms) = (Vec::new(), BTreeSet::new());
+        let mut accounts = crate::auth::Load::default();
+        let mut statement =
+            connection.prepare("SELECT bucket, key, value FROM records WHERE bucket != 0").map_err(failed)?;
+        let mut records = statement.query([]).map_err(failed)?;
+        while let Some(record) = records.next().map_err(failed)? {
+            let bucket: i64 = record.get(0).map_err(failed)?;
+            let (key, value): (Vec<u8>, Vec<u8>) =
+                (record.get(1).map_err(failed)?, record.get(2).map_err(failed)?);
+            if bucket == Bucket::Lease as i64 {
+                let (id, ttl) =
+                    lease(&key, &value).ok_or_else(|| corrupt(format!("lease record {key:02x?}")))?;
+                leases.push((id, Granted { ttl }));
+            } else if bucket == Bucket::Alarm as i64 {
+                alarms.insert(alarm(&key).ok_or_else(|| corrupt(format!("alarm record {key:02x?}")))?);
+            } else {
+                accounts.record(bucket, &key, &value).map_err(|error| corrupt(error.to_string()))?;
+            }
+        }
+        let number = |key| meta(connection, key).map_err(failed);
+        Ok(Records {
+            compact_revision: number(META_COMPACT_REVISION)?.unwrap_or(-1),
+            revision_floor: number(META_REVISION_FLOOR)?.unwrap_or(1),
+            leases,
+            alarms: Arc::new(alarms),
+            auth: Arc::new(accounts.finish()),
+            downgrade: number(META_DOWNGRADE)?.map(|both| Release::decode(both.to_be_bytes())),
         })
-        .map_err(|error| from_sqlite(path, error))?;
+    }
+
+    /// A state that lacks nothing but these records.
+    fn complete(&self, mut state: State) -> State {
+        state.alarms = self.alarms.clone();
+        state.auth = self.auth.clone();
+        state.downgrade = self.downgrade;
+        state
+    }
+}
+
+/// Reads all rows, a part of them per core. Parts are in order.
+fn read_all(path: &Path, connection: &Connection) -> Result<Vec<Rebuild>, OpenError> {
+    let Range { start: first, end } = bounds(connection).map_err(|error| from_sqlite(path, error))?;
     let parts = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let bound = |part: u64| first + (end - first) * part / parts;
     std::thread::scope(|scope| {
@@ -313,10 +394,24 @@ fn read_rows(path: &Path, connection: &Connection) -> Result<Vec<Rebuild>, OpenE
     })
 }
 
-fn read_part(path: &Path, locations: std::ops::Range<u64>) -> Result<Rebuild, OpenError> {
+fn read_part(path: &Path, locations: Range<Location>) -> Result<Rebuild, OpenError> {
+    let connection =
+        connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| from_sqlite(path, error))?;
+    let mut part = Rebuild::new(0);
+    read_rows(path, &connection, locations, 1, &mut |key, version| part.row(key, version))?;
+    Ok(part)
+}
+
+/// Reads rows but their values, in order; all must be of `revision` or a later one.
+fn read_rows(
+    path: &Path,
+    connection: &Connection,
+    locations: Range<Location>,
+    revision: i64,
+    take: &mut dyn FnMut(&[u8], Version),
+) -> Result<(), OpenError> {
     let failed = |error| from_sqlite(path, error);
     let corrupt = |detail: String| OpenError::Corrupt { path: path.into(), detail };
-    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
     let mut statement = connection
         .prepare(
             "SELECT location, revision, create_revision, version, lease, length(value), key FROM rows
@@ -324,8 +419,7 @@ fn read_part(path: &Path, locations: std::ops::Range<u64>) -> Result<Rebuild, Op
         )
         .map_err(failed)?;
     let mut rows = statement.query((locations.start, locations.end)).map_err(failed)?;
-    let mut part = Rebuild::new(0);
-    let mut revision_before = 1;
+    let mut revision_before = revision;
     while let Some(row) = rows.next().map_err(failed)? {
         let version = version(row).map_err(failed)?;
         if version.mod_revision < revision_before || version.create_revision > version.mod_revision {
@@ -333,9 +427,9 @@ fn read_part(path: &Path, locations: std::ops::Range<u64>) -> Result<Rebuild, Op
         }
         revision_before = version.mod_revision;
         let key = row.get_ref(6).map_err(failed)?.as_blob().map_err(|error| corrupt(error.to_string()))?;
-        part.row(key, version);
+        take(key, version);
     }
-    Ok(part)
+    Ok(())
 }
 
 fn version(row: &rusqlite::Row) -> rusqlite::Result<Version> {

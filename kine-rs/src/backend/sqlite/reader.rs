@@ -5,6 +5,7 @@ use crate::mvcc::Version;
 use crate::rows::{ReadError, Row, RowReader, ScanFrom};
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -143,7 +144,7 @@ fn scan(
     Ok(out)
 }
 
-fn scan_heads(connection: &Connection, start: u64, rows_max: usize) -> rusqlite::Result<Vec<Row>> {
+pub(super) fn scan_heads(connection: &Connection, start: u64, rows_max: usize) -> rusqlite::Result<Vec<Row>> {
     let mut statement = connection.prepare_cached(
         "SELECT location, revision, create_revision, version, lease, sub, key, length(value) FROM rows
          WHERE location >= ?1 ORDER BY location LIMIT ?2",
@@ -170,13 +171,19 @@ fn head(row: &rusqlite::Row, value_len: u32) -> rusqlite::Result<Row> {
     Ok(Row { sub: row.get(5)?, key, version, value: Bytes::new() })
 }
 
+/// The first location of all rows, and the one after the last. Asked for one by one: for both at once SQLite would read
+/// the whole table.
+pub(super) fn bounds(connection: &Connection) -> rusqlite::Result<Range<u64>> {
+    connection
+        .prepare_cached(
+            "SELECT coalesce((SELECT min(location) FROM rows), 0), coalesce((SELECT max(location) FROM rows) + 1, 0)",
+        )?
+        .query_row([], |row| Ok(row.get(0)?..row.get(1)?))
+}
+
 /// The first location at or above `revision`: rows are in the order of both, so it is found by halving.
 fn first_location(connection: &Connection, revision: i64) -> rusqlite::Result<u64> {
-    let (mut low, mut high): (u64, u64) = connection.query_row(
-        "SELECT coalesce(min(location), 0), coalesce(max(location) + 1, 0) FROM rows",
-        [],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
+    let Range { start: mut low, end: mut high } = bounds(connection)?;
     let mut statement = connection.prepare_cached(
         "SELECT location, revision FROM rows WHERE location >= ?1 ORDER BY location LIMIT 1",
     )?;

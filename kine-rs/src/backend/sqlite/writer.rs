@@ -27,7 +27,7 @@ pub struct SqliteWriter {
     wal_pages: Arc<AtomicI32>,
     checkpointer: Checkpointer,
     page_size: u64,
-    _check: Option<IntegrityCheck>,
+    check: Option<IntegrityCheck>,
     _lock: LockFile,
 }
 
@@ -52,7 +52,7 @@ impl SqliteWriter {
             wal_pages,
             checkpointer: Checkpointer::start(path),
             page_size,
-            _check: check,
+            check,
             _lock: lock,
         })
     }
@@ -137,6 +137,16 @@ impl SqliteWriter {
 
     fn number(&self, pragma: &str) -> rusqlite::Result<i64> {
         self.connection.prepare_cached(&format!("PRAGMA {pragma}"))?.query_row([], |row| row.get(0))
+    }
+}
+
+impl Drop for SqliteWriter {
+    /// Leaves an empty WAL, which the next start need not read. SQLite does it only where no reader has a connection.
+    fn drop(&mut self) {
+        self.check = None;
+        if let Err(error) = self.run("PRAGMA wal_checkpoint(TRUNCATE)") {
+            tracing::warn!(%error, "the WAL stays; the next start reads it");
+        }
     }
 }
 

@@ -1,10 +1,10 @@
-//! Building a tree from sorted entries in one pass.
+//! Building a tree from sorted entries, or leaves, in one pass.
 
 use super::leaf::{Leaf, common};
 use super::{BRANCH_CHILDREN_MAX, Branch, Child, LEAF_BYTES_MAX, LEAF_ENTRIES_MAX, Node, Record, Tree};
 
 /// Builds the packed leaves left to right, then the levels above them.
-pub(super) struct Builder<R: Record> {
+pub struct Builder<R: Record> {
     /// Finished leaves, each with the separator before it.
     leaves: Vec<(Vec<u8>, Child<R>)>,
     /// Keys and records of the leaf being filled, one after the other, and where each key and each record ends.
@@ -41,8 +41,6 @@ impl<R: Record> Builder<R> {
         };
         let (first, last) = (entry(0).0, entry(last_at).0);
         let shared = common(first, last);
-        let separator =
-            if self.leaves.is_empty() { Vec::new() } else { first[..common(&self.last, first) + 1].to_vec() };
         let mut leaf = Leaf { prefix: first[..shared].to_vec(), ..Leaf::default() };
         leaf.bytes.reserve_exact(self.bytes.len());
         leaf.starts.reserve_exact(self.ends.len());
@@ -51,14 +49,28 @@ impl<R: Record> Builder<R> {
             leaf.push(&key[shared..], record);
         }
         leaf.bytes.shrink_to_fit();
-        let last = last.to_vec();
-        self.leaves.push((separator, Child::of(Node::Leaf(leaf))));
-        self.last = last;
+        let (first, last) = (first.to_vec(), last.to_vec());
+        let in_order = self.leaf(&first, last, Child::of(Node::Leaf(leaf)));
+        debug_assert!(in_order, "entries ascend");
         self.bytes.clear();
         self.ends.clear();
     }
 
-    pub(super) fn finish(mut self) -> Tree<R> {
+    /// Appends a finished leaf of the keys `first` to `last`; false if it is not above all before it.
+    pub(super) fn leaf(&mut self, first: &[u8], last: Vec<u8>, child: Child<R>) -> bool {
+        let separator = if self.leaves.is_empty() {
+            Vec::new()
+        } else if *self.last < *first {
+            first[..common(&self.last, first) + 1].to_vec()
+        } else {
+            return false;
+        };
+        self.leaves.push((separator, child));
+        self.last = last;
+        true
+    }
+
+    pub fn finish(mut self) -> Tree<R> {
         self.close_leaf();
         let mut level = self.leaves;
         while level.len() > 1 {

@@ -32,7 +32,7 @@ impl Leaf {
         R::decode(self.entry(at).1)
     }
 
-    fn key(&self, at: usize) -> Vec<u8> {
+    pub(super) fn key(&self, at: usize) -> Vec<u8> {
         [self.prefix.as_slice(), self.suffix(at)].concat()
     }
 
