@@ -74,7 +74,7 @@ impl Store {
                 |delete| check_delete(delete).is_ok(),
                 Command::DeleteRange,
             ),
-            3 => self.apply::<TxnRequest>(message, checked, Command::Txn),
+            3 => self.apply::<TxnRequest>(message, checked, |txn| Command::Txn(txn.into())),
             4 => self.apply::<CompactionRequest>(
                 message,
                 |_| true,
@@ -119,7 +119,7 @@ impl Store {
         }
         let before = self.machine.state.revision;
         // A refusal is an answer like any other.
-        let refused = self.machine.apply(&Caller::Nobody, command(request), &mut &self.rows).is_err();
+        let refused = self.machine.apply(&Caller::Nobody, &command(request), &mut &self.rows).is_err();
         let after = self.machine.state.revision;
         assert!(after == before || (after == before + 1 && !refused), "from revision {before} to {after}");
         self.machine.collect_garbage(GARBAGE_ROWS);

@@ -27,3 +27,4 @@ pub mod txn;
 pub mod watch;
 
 mod cache;
+mod describe;

@@ -10,6 +10,7 @@ use crate::backend::{Endpoint, OpenError, Opened, Pin, Pins, Proposal, Weight, W
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
 use crate::metrics::Metrics;
+use crate::metrics::requests::{Applied, Kind};
 use crate::metrics::rows::{MeasuredReader, MeasuredWriter, Slow};
 use crate::mvcc::range::Values;
 use crate::mvcc::{ReadView, State, Version};
@@ -37,6 +38,8 @@ pub struct Options {
     pub session_ttl: Duration,
     pub metrics: Arc<Metrics>,
     pub slow: Slow,
+    /// Time to apply a command above which it is logged; `None`: never.
+    pub slow_apply: Option<Duration>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +111,7 @@ impl Store {
             proposals: waiting,
             allocated: allocated.clone(),
             pins: Pins::default(),
+            applied: Applied { metrics: metrics.clone(), slow: options.slow_apply },
         };
         let store = Store {
             inner: Arc::new(Inner {
@@ -175,17 +179,19 @@ impl Store {
 
     /// Orders a command on behalf of `caller`; returns once it is durable and visible.
     pub async fn propose(&self, caller: Caller, command: Command) -> Result<Reply, ProposeError> {
+        let (kind, started) = (Kind::of(&command), Instant::now());
         let weight = Weight::add(&self.inner.waiting_bytes, &command, PROPOSAL_BYTES_MAX)
             .ok_or(ProposeError::TooMany)?;
-        self.ask(|reply| Proposal::Apply { caller, command, reply: Some(reply), weight })
-            .await?
-            .map_err(ProposeError::Apply)
+        let reply = self.ask(|reply| Proposal::Apply { caller, command, reply: Some(reply), weight }).await?;
+        self.inner.metrics.requests.observe(kind, reply.is_ok(), started.elapsed());
+        reply.map_err(ProposeError::Apply)
     }
 
     pub async fn compact_physically(&self, caller: Caller, revision: i64) -> Result<Reply, ProposeError> {
-        self.ask(|reply| Proposal::CompactPhysically { caller, revision, reply })
-            .await?
-            .map_err(ProposeError::Apply)
+        let started = Instant::now();
+        let reply = self.ask(|reply| Proposal::CompactPhysically { caller, revision, reply }).await?;
+        self.inner.metrics.requests.observe(Kind::Compaction, reply.is_ok(), started.elapsed());
+        reply.map_err(ProposeError::Apply)
     }
 
     pub async fn size(&self) -> Result<Size, ProposeError> {

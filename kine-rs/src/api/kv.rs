@@ -20,6 +20,8 @@ use proto::etcdserverpb::{
     TxnResponse, alarm_request::AlarmAction, request_op::Request as Op,
 };
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
 use tonic::{Request, Response, Status};
 
 /// Keys of one range up to which it is answered on the spot; a longer one would hold up other requests.
@@ -32,10 +34,14 @@ const ENVELOPE_BYTES: usize = 16;
 #[tonic::async_trait]
 impl Kv for Api {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let started = Instant::now();
         check_range(request.get_ref())?;
         let caller = self.caller(&request)?;
         self.store.metrics().operations.ranges.inc();
-        self.read_range(&caller, request.into_inner()).await.map(Response::new)
+        let request = request.into_inner();
+        let answer = self.read_range(&caller, request.clone()).await;
+        self.range_done(&request, &answer, started.elapsed());
+        answer.map(Response::new)
     }
 
     type RangeStreamStream = Pin<Box<dyn futures::Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
@@ -51,34 +57,50 @@ impl Kv for Api {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let started = Instant::now();
         check_put(request.get_ref())?;
         let caller = self.caller(&request)?;
         let mut request = request.into_inner();
         self.check_size(&request)?;
         self.check_quota(put_cost(&request)).await?;
         own(&mut request);
-        match self.store.propose(caller, Command::Put(request)).await? {
-            Reply::Put(response) => {
+        // The key and value are shared, not copied.
+        let asked = request.clone();
+        let answer = match self.store.propose(caller, Command::Put(request)).await {
+            Ok(Reply::Put(response)) => {
                 self.store.metrics().operations.puts.inc();
-                Ok(Response::new(response))
+                Ok(response)
             }
-            other => unreachable!("a put is answered with a put, not {other:?}"),
-        }
+            Ok(other) => unreachable!("a put is answered with a put, not {other:?}"),
+            Err(error) => Err(error.into()),
+        };
+        self.put_done(&asked, &answer, started.elapsed());
+        answer.map(Response::new)
     }
 
     async fn delete_range(
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let started = Instant::now();
         check_delete(request.get_ref())?;
         let caller = self.caller(&request)?;
-        self.run_delete(caller, request.into_inner()).await.map(Response::new)
+        let request = request.into_inner();
+        let answer = self.run_delete(caller, request.clone()).await;
+        self.delete_done(&request, &answer, started.elapsed());
+        answer.map(Response::new)
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let started = Instant::now();
         check_txn(request.get_ref(), self.limits.txn_operations_max)?;
         let caller = self.caller(&request)?;
-        self.run_txn(caller, request.into_inner()).await.map(Response::new)
+        let mut request = request.into_inner();
+        own_puts(&mut request);
+        let request = Arc::new(request);
+        let answer = self.run_txn(caller, request.clone()).await;
+        self.txn_done(&request, &answer, started.elapsed());
+        answer.map(Response::new)
     }
 
     async fn compact(
@@ -116,20 +138,19 @@ impl Api {
         }
     }
 
-    /// Runs a checked transaction.
+    /// Runs a checked transaction that owns its puts.
     pub(super) async fn run_txn(
         &self,
         caller: Caller,
-        mut request: TxnRequest,
+        request: Arc<TxnRequest>,
     ) -> Result<TxnResponse, Status> {
         if is_read_only(&request) {
             let response = self.read_txn(&caller, request).await?;
             self.store.metrics().operations.count_txn(&response.responses);
             return Ok(response);
         }
-        self.check_size(&request)?;
+        self.check_size(&*request)?;
         self.check_quota(txn_cost(&request)).await?;
-        own_puts(&mut request);
         match self.store.propose(caller, Command::Txn(request)).await? {
             Reply::Txn(response) => {
                 self.store.metrics().operations.count_txn(&response.responses);
@@ -201,7 +222,7 @@ impl Api {
         }
     }
 
-    async fn read_txn(&self, caller: &Caller, request: TxnRequest) -> Result<TxnResponse, Status> {
+    async fn read_txn(&self, caller: &Caller, request: Arc<TxnRequest>) -> Result<TxnResponse, Status> {
         let view = self.store.view();
         permit::txn(&view, caller, &request)?;
         let inline = evaluate(&view, &request, &mut self.store.cached_values());
@@ -384,7 +405,8 @@ fn own(put: &mut PutRequest) {
     put.value = Bytes::copy_from_slice(&put.value);
 }
 
-fn own_puts(txn: &mut TxnRequest) {
+/// The same for all puts of a transaction.
+pub(super) fn own_puts(txn: &mut TxnRequest) {
     for RequestOp { request } in txn.success.iter_mut().chain(&mut txn.failure) {
         match request {
             Some(Op::RequestPut(put)) => own(put),

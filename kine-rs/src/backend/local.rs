@@ -10,6 +10,7 @@ use crate::auth::Caller;
 use crate::auth::sessions::Sessions;
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
+use crate::metrics::requests::Applied;
 use crate::mvcc::range::Values;
 use crate::mvcc::{ReadView, State, Version};
 use crate::rows::{Batch, Bucket, CommitError, ReadError, RowWriter, Size};
@@ -72,6 +73,7 @@ pub struct Writer {
     /// Bytes allocated after the last commit, for the quota.
     pub allocated: Arc<AtomicU64>,
     pub pins: Pins,
+    pub applied: Applied,
 }
 
 /// Replies that wait for the batch they belong to.
@@ -91,6 +93,8 @@ struct Round {
 #[derive(Default)]
 struct Cleanup {
     garbage: bool,
+    /// Since the compaction that made it.
+    since: Option<Instant>,
     space: bool,
     /// There was no space to tidy up; to be tried again after the next commit that fits.
     stalled: bool,
@@ -119,12 +123,15 @@ impl Writer {
             };
             let idle = first.is_none();
             let round = self.apply_waiting(first);
-            let garbage_done = droppable && self.machine.collect_garbage(GARBAGE_ROWS_MAX);
+            let garbage_done = droppable && self.collect_garbage();
             let stop = round.stop;
             self.commit(round, &mut cleanup);
             if garbage_done && !cleanup.stalled {
                 cleanup.garbage = false;
                 cleanup.space = true;
+                if let Some(since) = cleanup.since.take() {
+                    self.applied.metrics.upkeep.compaction_ms.observe(since.elapsed().as_secs_f64() * 1e3);
+                }
                 answer(cleanup.waiting.drain(..).map(|(reply, response)| (reply, Ok(response))));
             }
             if idle && cleanup.space && !cleanup.garbage {
@@ -134,6 +141,15 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// One step of dropping compacted rows; true when none are left.
+    fn collect_garbage(&mut self) -> bool {
+        let started = Instant::now();
+        let done = self.machine.collect_garbage(GARBAGE_ROWS_MAX);
+        let pause = &self.applied.metrics.upkeep.index_compaction_pause_ms;
+        pause.observe(started.elapsed().as_secs_f64() * 1e3);
+        done
     }
 
     /// Applies `first` and everything that waits behind it, up to the bounds of a batch.
@@ -161,13 +177,13 @@ impl Writer {
             Proposal::Apply { caller, command, reply, weight } => {
                 *bytes += weight.bytes;
                 round.compacted |= matches!(command, Command::Compact { .. });
-                let result = self.apply_command(&caller, command, round);
+                let result = self.apply_command(&caller, &command, round);
                 if let Some(reply) = reply {
                     round.replies.push((reply, result));
                 }
             }
             Proposal::CompactPhysically { caller, revision, reply } => {
-                match self.apply_command(&caller, Command::Compact { revision }, round) {
+                match self.apply_command(&caller, &Command::Compact { revision }, round) {
                     Ok(response) => {
                         round.compacted = true;
                         round.physical.push((reply, response));
@@ -182,9 +198,11 @@ impl Writer {
         }
     }
 
-    fn apply_command(&mut self, caller: &Caller, command: Command, round: &mut Round) -> Outcome {
+    fn apply_command(&mut self, caller: &Caller, command: &Command, round: &mut Round) -> Outcome {
         let mut stored = Stored { cache: &self.cache, rows: self.rows.as_mut() };
+        let started = Instant::now();
         let result = self.machine.apply(caller, command, &mut stored);
+        self.applied.observe(command, &result, started.elapsed());
         if let Err(ApplyError::Read(error)) = &result {
             // The command may have been applied by half.
             round.unreadable = Some(error.to_string());
@@ -220,6 +238,7 @@ impl Writer {
         if round.compacted {
             // Only now: no row goes before everybody can know that its revision is compacted.
             cleanup.garbage = true;
+            cleanup.since.get_or_insert_with(Instant::now);
             cleanup.waiting.append(&mut round.physical);
         }
         for reply in round.defragments {

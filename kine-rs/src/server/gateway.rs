@@ -4,6 +4,8 @@
 //! that service's own. What messages look like comes from the descriptors; only the paths are listed here. Statuses,
 //! bodies of errors and the form of streams are those of etcd's gateway.
 
+pub mod websocket;
+
 mod paths;
 mod wire;
 
@@ -41,8 +43,7 @@ pub async fn gateway(faces: &Faces, request: Request<Body>) -> Response<Body> {
     let (input, output) = (method.input(), method.output());
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let (parts, body) = request.into_parts();
-    let bytes_max = faces.message_bytes_max() * JSON_PER_MESSAGE;
-    let values = Values::new(body, input, bytes_max);
+    let values = Values::new(body, input, json_bytes_max(faces));
     let body = if method.is_client_streaming() {
         Body::new(StreamBody::new(values.into_frames()))
     } else {
@@ -60,6 +61,11 @@ pub async fn gateway(faces: &Faces, request: Request<Body>) -> Response<Body> {
     }
     let messages = Messages::new(response.into_body());
     if method.is_server_streaming() { stream(messages, output).await } else { single(messages, output).await }
+}
+
+/// The largest request a client may send.
+fn json_bytes_max(faces: &Faces) -> usize {
+    faces.message_bytes_max() * JSON_PER_MESSAGE
 }
 
 /// The gRPC request; who the client says it is goes along.

@@ -1,14 +1,17 @@
 //! One service for everything a client port answers: gRPC by service name, the rest to the plain endpoints.
 
-use super::gateway::{gateway, is_gateway};
-use super::http::{allow_origin, plain, refuse};
+use super::gateway::{gateway, is_gateway, websocket};
+use super::http::{self, allow_origin, metrics, peers, plain, preflight, refuse_host};
 use super::measured::{Received, Sent};
 use crate::api::caller::CertificateName;
+use crate::api::slow::Slow;
 use crate::api::watch::WatchServer;
 use crate::api::{Api, Authority};
 use crate::config::{Http, Serves};
-use crate::metrics::grpc::Call;
-use ::http::{Request, Response, StatusCode, header::CONTENT_TYPE};
+use crate::metrics::grpc::{Call, Method, OfVersion};
+use ::http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header::CONTENT_TYPE,
+};
 use hyper::body::Incoming;
 use prometheus::IntCounter;
 use proto::etcdserverpb::auth_server::AuthServer;
@@ -21,12 +24,19 @@ use proto::v3lockpb::lock_server::LockServer;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower_service::Service;
+
+/// Where etcd's clients say of which version they are.
+const CLIENT_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+
+/// What goes on with a connection that has left HTTP.
+type Session = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Sent>, Infallible>> + Send>>;
 
@@ -44,14 +54,35 @@ pub struct Faces {
     auth: AuthServer<Api>,
     lock: LockServer<Api>,
     election: ElectionServer<Api>,
-    /// The common name of the client's certificate.
-    certificate_name: Option<CertificateName>,
     /// Always "serving": a server that can't serve is gone.
     health: HealthServer<HealthService>,
     http: Arc<Http>,
     serves: Serves,
+    client: Arc<Client>,
+    taken_over: TakenOver,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Default)]
+pub struct Client {
+    /// Its address, as logs have it.
+    pub remote: Arc<str>,
     /// The connection is encrypted.
-    secure: bool,
+    pub secure: bool,
+    /// The common name of the client's certificate.
+    pub certificate_name: Option<CertificateName>,
+    /// The version its first request said it is, and where its requests are counted.
+    pub version: OnceLock<(Option<HeaderValue>, OfVersion)>,
+}
+
+/// The session a connection is to become when its last answer is out.
+#[derive(Clone, Default)]
+pub struct TakenOver(Arc<Mutex<Option<Session>>>);
+
+impl TakenOver {
+    pub fn take(&self) -> Option<Session> {
+        self.0.lock().expect("no holder of a session panics").take()
+    }
 }
 
 impl Faces {
@@ -59,9 +90,7 @@ impl Faces {
         let decode_max = api.limits.message_bytes_max();
         let encode_max = usize::MAX;
         Faces {
-            kv: KvServer::new(api.clone())
-                .max_decoding_message_size(decode_max)
-                .max_encoding_message_size(encode_max),
+            kv: kv_server(&api),
             watch: WatchServer::new(api.clone()),
             lease: LeaseServer::new(api.clone())
                 .max_decoding_message_size(decode_max)
@@ -71,23 +100,36 @@ impl Faces {
             auth: AuthServer::new(api.clone()).max_decoding_message_size(decode_max),
             lock: LockServer::new(api.clone()).max_decoding_message_size(decode_max),
             election: ElectionServer::new(api.clone()).max_decoding_message_size(decode_max),
-            certificate_name: None,
             health: HealthServer::new(HealthService::from_health_reporter(HealthReporter::new())),
             api,
             http,
             serves: Serves::Everything,
-            secure: false,
+            client: Arc::default(),
+            taken_over: TakenOver::default(),
         }
     }
 
     /// The same for a listener that serves this much.
-    pub fn serving(&self, serves: Serves, secure: bool) -> Self {
-        Faces { serves, secure, ..self.clone() }
+    pub fn serving(&self, serves: Serves) -> Self {
+        Faces { serves, ..self.clone() }
     }
 
-    /// The same for a connection whose client showed a certificate with this common name.
-    pub fn of_client(self, certificate_name: Option<CertificateName>) -> Self {
-        Faces { certificate_name, ..self }
+    pub fn are_for_peers(&self) -> bool {
+        self.serves == Serves::Peers
+    }
+
+    /// The same for one connection, and where its session is when it leaves HTTP.
+    pub fn of_client(self, client: Client) -> (Self, TakenOver) {
+        let taken_over = TakenOver::default();
+        let slow = Slow { remote: client.remote.clone(), ..self.api.slow };
+        let api = Api { slow, ..self.api };
+        let kv = kv_server(&api);
+        (Faces { api, kv, client: Arc::new(client), taken_over: taken_over.clone(), ..self }, taken_over)
+    }
+
+    /// Leaves a session with the connection of the request being answered.
+    pub fn take_over(&self, session: Session) {
+        *self.taken_over.0.lock().expect("no holder of a session panics") = Some(session);
     }
 
     /// Answers one gRPC call, counted and measured.
@@ -95,12 +137,33 @@ impl Faces {
         let grpc = &self.api.store.metrics().grpc;
         match grpc.method(request.uri().path()) {
             Some(method) => {
+                self.count_version(request.headers(), method);
                 let request = request.map(|body| body.counted(method.clone(), grpc));
                 let measure = (Call::start(method.clone()), grpc.sent_bytes.clone());
-                self.route(request, Some(measure))
+                let answer = self.route(request, Some(measure));
+                if method.is_unary_beside_keys() { self.timed(method.clone(), answer) } else { answer }
             }
             None => self.route(request, None),
         }
+    }
+
+    /// A client says the same in all its requests: looked up once in a connection.
+    fn count_version(&self, headers: &HeaderMap, method: &Method) {
+        let said = headers.get(&CLIENT_VERSION);
+        let grpc = &self.api.store.metrics().grpc;
+        let find = || grpc.version(said.and_then(|version| version.to_str().ok()));
+        let (first, of_version) = self.client.version.get_or_init(|| (said.cloned(), find()));
+        if first.as_ref() == said { of_version.count(method) } else { find().count(method) }
+    }
+
+    /// The answer of a unary method that logs nothing itself, logged when it was slow.
+    fn timed(&self, method: Arc<Method>, answer: Answer) -> Answer {
+        let (slow, started) = (self.api.slow.clone(), Instant::now());
+        Box::pin(async move {
+            let response = answer.await;
+            slow.unary(&method.path(), started.elapsed());
+            response
+        })
     }
 
     /// The largest message a client may send.
@@ -111,19 +174,42 @@ impl Faces {
     fn http(&self, request: Request<Body>) -> Answer {
         let faces = self.clone();
         Box::pin(async move {
-            let asked = request.headers().clone();
-            let mut response = match refuse(&faces.http, &request, faces.secure) {
-                Some(response) => response,
-                None if faces.http.gateway
-                    && faces.serves != Serves::Metrics
-                    && is_gateway(request.uri().path()) =>
-                {
-                    gateway(&faces, request).await
-                }
-                None => plain(&faces.api, request).await,
+            let response = match faces.serves {
+                Serves::Metrics => metrics(&faces.api, &request.map(drop)).await,
+                Serves::Peers => peers(&faces.api, &request.map(drop)),
+                Serves::Everything | Serves::Grpc | Serves::Http => faces.client_http(request).await,
             };
-            allow_origin(&faces.http, &asked, response.headers_mut());
             Ok(response.map(Sent::from))
+        })
+    }
+
+    /// What clients may ask for, if they may ask.
+    async fn client_http(&self, request: Request<Body>) -> Response<Body> {
+        let asked = request.headers().clone();
+        let to_gateway = self.http.gateway && is_gateway(request.uri().path());
+        if let Some(refusal) = self.refuse(&request, to_gateway) {
+            return refusal;
+        }
+        let mut response = match preflight(&self.http, &request) {
+            Some(response) => response,
+            None if to_gateway && websocket::is_wanted(&asked) => {
+                websocket::accept(self, request, &self.http)
+            }
+            None if to_gateway => gateway(self, request).await,
+            None => plain(&self.api, &request.map(drop)).await,
+        };
+        allow_origin(&self.http, &asked, response.headers_mut());
+        response
+    }
+
+    fn refuse(&self, request: &Request<Body>, to_gateway: bool) -> Option<Response<Body>> {
+        if !self.client.secure {
+            return refuse_host(&self.http, request);
+        }
+        let named = self.client.certificate_name.is_some() && self.api.auth.certificate_names_user();
+        (to_gateway && named && self.api.store.sessions().enforced()).then(|| {
+            let text = "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
+            http::text(StatusCode::BAD_REQUEST, text)
         })
     }
 
@@ -142,7 +228,7 @@ impl Faces {
             "etcdserverpb.Cluster" => {
                 let mut request = request;
                 if let Some(authority) = request.uri().authority() {
-                    let scheme = if self.secure { "https" } else { "http" };
+                    let scheme = if self.client.secure { "https" } else { "http" };
                     let authority = Authority(format!("{scheme}://{authority}"));
                     request.extensions_mut().insert(authority);
                 }
@@ -155,6 +241,12 @@ impl Faces {
             }
         }
     }
+}
+
+fn kv_server(api: &Api) -> KvServer<Api> {
+    KvServer::new(api.clone())
+        .max_decoding_message_size(api.limits.message_bytes_max())
+        .max_encoding_message_size(usize::MAX)
 }
 
 /// Awaits a service's answer; what is measured ends with it.
@@ -193,15 +285,16 @@ impl hyper::service::Service<Request<Incoming>> for Faces {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
-        let is_grpc = request
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        let is_grpc = request.version() == Version::HTTP_2
+            && request
+                .headers()
+                .get(CONTENT_TYPE)
+                .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         match (is_grpc, self.serves) {
             (true, Serves::Everything | Serves::Grpc) => {
                 let mut request = request.map(Received::from);
                 // Not through the gateway: there the certificate says nothing of who asks.
-                if let Some(name) = &self.certificate_name {
+                if let Some(name) = &self.client.certificate_name {
                     request.extensions_mut().insert(name.clone());
                 }
                 self.grpc(request)

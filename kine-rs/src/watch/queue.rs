@@ -123,6 +123,11 @@ impl Queue {
         }
     }
 
+    /// Events that wait.
+    pub(super) fn event_count(&self) -> usize {
+        self.lock().items.iter().map(Item::event_count).sum()
+    }
+
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;

@@ -10,7 +10,7 @@ use crate::apply::{
     Identity, META_CLUSTER_ID, META_COMPACT_REVISION, META_DOWNGRADE, META_MEMBER_ID, META_REVISION_FLOOR,
     META_TERM, alarm_key,
 };
-use crate::backend::{Opened, new_identity};
+use crate::backend::{Ids, Opened, new_identity};
 use crate::mvcc::{Granted, Rebuild, Release, Version};
 use crate::rows::Bucket;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, limits::Limit};
@@ -50,6 +50,8 @@ pub struct Options {
     pub path: PathBuf,
     /// False: `synchronous=OFF`, an acknowledged write can be lost. For tests only.
     pub fsync: bool,
+    /// Ids of a new store; `None`: random ones.
+    pub ids: Option<Ids>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +111,7 @@ pub fn open(options: &Options) -> Result<Opened, OpenError> {
     } else if bytes <= CHECK_FIRST_BYTES_MAX {
         check_integrity(path, &connection)?;
     }
-    let identity = identify(&connection).map_err(failed)?;
+    let identity = identify(&connection, options.ids).map_err(failed)?;
     let state = rebuild(path, &connection)?;
     let reader = Arc::new(SqliteReader::new(path.clone()));
     let check = (bytes > CHECK_FIRST_BYTES_MAX).then(|| IntegrityCheck::start(path.clone()));
@@ -232,11 +234,11 @@ pub(super) fn check_integrity(path: &Path, connection: &Connection) -> Result<()
 }
 
 /// Ids of the store, made at its creation; the term counts its starts, as a member's elections would.
-fn identify(connection: &Connection) -> rusqlite::Result<Identity> {
+fn identify(connection: &Connection, ids: Option<Ids>) -> rusqlite::Result<Identity> {
     let stored = |key: &[u8]| meta(connection, key).map(|value| value.map(|number| number as u64));
     let identity = match (stored(META_CLUSTER_ID)?, stored(META_MEMBER_ID)?, stored(META_TERM)?) {
         (Some(cluster_id), Some(member_id), Some(term)) => Identity { cluster_id, member_id, term: term + 1 },
-        _ => new_identity(),
+        _ => new_identity(ids),
     };
     let mut statement =
         connection.prepare("INSERT OR REPLACE INTO records (bucket, key, value) VALUES (?1, ?2, ?3)")?;
