@@ -4,6 +4,7 @@
 //! text in which only what a server picks by itself is replaced by a name. Everything else here is built on that text:
 //! [`transcript`] compares it with files, [`differential`] compares two servers on programs that [`generate`] makes up, and
 //! [`shrink`] makes what they found small.
+//! [`told`] compares a Go kine with ours on one database.
 //! [`server::Server`] owns the process under test. Nothing in here links the datastore: servers are reached by address.
 
 pub mod command;
@@ -18,4 +19,5 @@ pub mod session;
 pub mod shrink;
 pub mod streams;
 pub mod symbol;
+pub mod told;
 pub mod transcript;

@@ -4,7 +4,7 @@
 //! plain endpoints. Every connection is a task of one set; a stop ends accepting, asks connections to finish, and closes
 //! the store last.
 
-mod gateway;
+pub mod gateway;
 mod http;
 mod measured;
 mod service;

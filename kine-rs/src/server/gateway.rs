@@ -5,7 +5,7 @@
 //! bodies of errors and the form of streams are those of etcd's gateway.
 
 mod paths;
-mod wire;
+pub mod wire;
 
 use super::http::{JSON, answer};
 use super::measured::Received;

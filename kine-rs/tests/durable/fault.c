@@ -1,10 +1,12 @@
 /* Makes writes or syncs of a database fail, for the tests of what the server does then.
  *
  * Loaded by LD_PRELOAD. While the file named by FAULT_FILE exists, it says which calls on files of the database fail:
- * "write" or "sync", the errno, and how many such calls still succeed. From the first failure on all of them fail. */
+ * "write" or "sync", the errno, and how many such calls still succeed. From the first failure on all of them fail. In place
+ * of an errno, -9 kills the process. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +22,7 @@ static int is_database(int fd) {
     ssize_t len = readlink(link, path, sizeof path - 1);
     if (len < 4) return 0;
     path[len] = 0;
-    return strcmp(path + len - 3, ".db") == 0 || strstr(path, ".db-wal") != NULL;
+    return strcmp(path + len - 3, ".db") == 0 || strstr(path, ".db-wal") != NULL || strstr(path, ".db-journal") != NULL;
 }
 
 static int fails(int fd, const char *what) {
@@ -32,6 +34,7 @@ static int fails(int fd, const char *what) {
     int found = fscanf(file, "%15s %d %d", which, &code, &spared);
     fclose(file);
     if (found != 3 || strcmp(which, what) != 0 || atomic_fetch_add(&seen, 1) < spared) return 0;
+    if (code < 0) raise(-code);
     errno = code;
     return 1;
 }

@@ -3,6 +3,7 @@
 //! Needs gcc, and `etcd`, `etcdctl`, `etcdutl` and the Go `kine` in `K0S_TEST_BIN_DIR`.
 
 mod go_kine;
+mod recorded_kine;
 mod servers;
 mod snapshot;
 mod sqlite_file;

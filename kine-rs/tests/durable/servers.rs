@@ -98,6 +98,10 @@ impl Server {
         }
     }
 
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary("etcdctl"));
         command.args(["--endpoints", &self.address, "--command-timeout", "30s"]).args(args);

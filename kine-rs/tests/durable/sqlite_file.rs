@@ -36,7 +36,7 @@ fn put_large(server: &Server, key: &str, len: usize) -> bool {
     child.wait().expect("our child").success()
 }
 
-fn beside(database: &Path, suffix: &str) -> PathBuf {
+pub fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.to_owned().into_os_string();
     name.push(suffix);
     name.into()
@@ -198,7 +198,7 @@ fn space_goes_back_to_the_file_system_after_a_compaction() {
 }
 
 /// Builds the library that makes calls fail.
-fn fault_library(dir: &Dir) -> PathBuf {
+pub fn fault_library(dir: &Dir) -> PathBuf {
     let library = dir.join("fault.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/durable/fault.c");
     run(Command::new("gcc").args(["-shared", "-fPIC", "-O1", "-o", text(&library), text(&source), "-ldl"]));

@@ -11,7 +11,8 @@ use crate::apply::{
     META_TERM, alarm_key,
 };
 use crate::backend::{Opened, new_identity};
-use crate::mvcc::{Granted, Rebuild, Release, Version};
+use crate::lease::TTL_MAX_SECONDS;
+use crate::mvcc::{Granted, REVISION_MAX, Rebuild, Release, Version};
 use crate::rows::Bucket;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, limits::Limit};
 use std::path::{Path, PathBuf};
@@ -275,6 +276,9 @@ fn rebuild(path: &Path, connection: &Connection) -> Result<crate::mvcc::State, O
         rebuild.append(part);
     }
     let mut state = rebuild.finish(meta(connection, META_REVISION_FLOOR).map_err(failed)?.unwrap_or(1));
+    if state.revision > REVISION_MAX {
+        return Err(corrupt(format!("it is at revision {}", state.revision)));
+    }
     state.alarms = Arc::new(alarms);
     state.auth = Arc::new(accounts.finish());
     state.downgrade =
@@ -336,7 +340,8 @@ fn version(row: &rusqlite::Row) -> rusqlite::Result<Version> {
 }
 
 fn lease(key: &[u8], value: &[u8]) -> Option<(i64, i64)> {
-    Some((i64::from_be_bytes(key.try_into().ok()?), i64::from_be_bytes(value.try_into().ok()?)))
+    let (id, ttl) = (i64::from_be_bytes(key.try_into().ok()?), i64::from_be_bytes(value.try_into().ok()?));
+    (1..=TTL_MAX_SECONDS).contains(&ttl).then_some((id, ttl))
 }
 
 fn alarm(key: &[u8]) -> Option<(u64, i32)> {
