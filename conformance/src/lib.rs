@@ -19,5 +19,6 @@ pub mod session;
 pub mod shell;
 pub mod shrink;
 pub mod streams;
+pub mod suite;
 pub mod symbol;
 pub mod transcript;

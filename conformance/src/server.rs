@@ -333,7 +333,9 @@ pub fn upstream_path(program: &str) -> Result<PathBuf> {
     )
 }
 
-fn kine_path() -> Result<PathBuf> {
+/// # Errors
+/// When it is not there.
+pub fn kine_path() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("K0S_TEST_KINE") {
         return existing(path.into(), "K0S_TEST_KINE must be our kine");
     }

@@ -8,6 +8,7 @@ mod bench;
 mod cache;
 mod download;
 mod go;
+mod patched;
 mod python;
 mod upstream;
 mod versions;
@@ -33,7 +34,7 @@ enum Task {
     Kubernetes(Kubernetes),
     /// Build what tests and benchmarks compare us with (etcd, etcdctl, etcdutl, Go kine) and print the directory
     Peers,
-    /// Build all of it and the clients that tests ask servers with, and print one directory with every program
+    /// Build all of it and the clients and test suites that ask servers, and print one directory with every program
     Upstream,
     /// Measure ours beside real etcd and real kine-SQLite, in one run
     Bench(bench::Options),

@@ -2,6 +2,7 @@
 
 mod ciphers;
 mod clients;
+mod pinned;
 mod self_signed;
 
 pub use self_signed::self_signed;
