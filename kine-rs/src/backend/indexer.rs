@@ -5,7 +5,7 @@
 //!
 //! Invariant: the tombstones after the named image are all stored, and those after the one under way if none is named yet;
 //! `covered` tells the writer which may go. So whatever compaction drops, an image and the rows after it never bring a
-//! deleted key back (see `mvcc::Rebuild::after`).
+//! deleted key back (see `mvcc::Replay`).
 //!
 //! Owned by the writer, which tells it of each commit. Where images are and what names them is the backend's `ImageStore`.
 //! Decides by counting rows: no clock runs, and a store that is left alone writes nothing.
@@ -34,7 +34,7 @@ const TASKS_MAX: usize = 2;
 pub trait ImageStore: Send {
     /// Writes an image; when this returns it is durable, and the record that names it can be committed. Ends early, with an
     /// error, once `cancelled` is set.
-    fn write(&mut self, state: &State, cancelled: &Arc<AtomicBool>) -> io::Result<RecordWrite>;
+    fn write(&mut self, state: &State, cancelled: &AtomicBool) -> io::Result<RecordWrite>;
     /// The record is committed: the image takes the place of the one before.
     fn adopt(&mut self) -> io::Result<()>;
     /// The record will not be committed.

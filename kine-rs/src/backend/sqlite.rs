@@ -17,6 +17,8 @@ mod writer;
 pub use fill::{Filler, create};
 pub use open::{OpenError, Options, open};
 
+use std::path::{Path, PathBuf};
+
 /// `application_id` of our files: "kine" in ASCII.
 const APPLICATION_ID: i64 = 0x6b69_6e65;
 /// `user_version`: the format this release reads and writes.
@@ -24,3 +26,10 @@ const FORMAT: i64 = 1;
 
 /// An etcd request carries at most 1.5 MiB; anything near SQLite's own limit of a billion bytes is a damaged file.
 const VALUE_BYTES_MAX: i32 = 64 << 20;
+
+/// The file that goes with a database under its name and a suffix.
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}

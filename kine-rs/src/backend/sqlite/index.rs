@@ -8,19 +8,19 @@
 //!
 //! An image that can't be used is no error: all rows are read then.
 
-use super::open::{OpenError, meta};
+use super::beside;
+use super::open::{OpenError, directory_of, meta, meta_bytes, sync_directory};
 use super::reader::scan_heads;
 use crate::apply::{META_COMPACT_REVISION, META_INDEX};
 use crate::backend::ImageStore;
 use crate::mvcc::image::{self, ImageError, ImageId};
 use crate::mvcc::{Known, Location, State, Version};
 use crate::rows::{Bucket, RecordWrite};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whoever changes rows without knowing of the index (every program but this release and later ones) voids it. Our own
@@ -69,12 +69,7 @@ pub(super) struct IndexFiles {
 
 impl IndexFiles {
     pub(super) fn beside(database: &Path, fsync: bool) -> Self {
-        let with = |suffix: &str| {
-            let mut path = database.as_os_str().to_owned();
-            path.push(suffix);
-            PathBuf::from(path)
-        };
-        IndexFiles { current: with(".index"), new: with(".index.new"), fsync }
+        IndexFiles { current: beside(database, ".index"), new: beside(database, ".index.new"), fsync }
     }
 
     /// The index as the image has it, if the database names one that fits.
@@ -83,8 +78,8 @@ impl IndexFiles {
         connection: &Connection,
         compact_revision: i64,
     ) -> Result<Option<State>, Unusable> {
-        let Some(id) = named(connection)? else { return Ok(None) };
-        let state = self.read(id)?;
+        let Some(id) = meta_bytes(connection, META_INDEX)? else { return Ok(None) };
+        let state = self.read(ImageId(id))?;
         if state.compact_revision > compact_revision {
             return Err(Unusable::Compaction);
         }
@@ -123,14 +118,10 @@ impl IndexFiles {
             }
         }
     }
-
-    fn directory(&self) -> &Path {
-        self.current.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-    }
 }
 
 impl ImageStore for IndexFiles {
-    fn write(&mut self, state: &State, cancelled: &Arc<AtomicBool>) -> io::Result<RecordWrite> {
+    fn write(&mut self, state: &State, cancelled: &AtomicBool) -> io::Result<RecordWrite> {
         let id = ImageId(rand::random());
         let written = self.write_new(state, id, cancelled);
         if written.is_err() {
@@ -160,7 +151,7 @@ impl IndexFiles {
         image::write(state, id, &mut paced)?;
         if self.fsync {
             paced.file.sync_all()?;
-            File::open(self.directory())?.sync_all()?;
+            sync_directory(directory_of(&self.new))?;
         }
         Ok(())
     }
@@ -215,18 +206,6 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-/// The id of the image that goes with the database.
-fn named(connection: &Connection) -> rusqlite::Result<Option<ImageId>> {
-    let found: Option<Vec<u8>> = connection
-        .query_row(
-            "SELECT value FROM records WHERE bucket = ?1 AND key = ?2",
-            (Bucket::Meta as i64, META_INDEX),
-            |row| row.get(0),
-        )
-        .optional()?;
-    Ok(found.and_then(|id| id.try_into().ok()).map(ImageId))
 }
 
 /// Compares some live keys with their rows.

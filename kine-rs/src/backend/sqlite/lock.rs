@@ -22,9 +22,7 @@ pub enum LockError {
 
 impl LockFile {
     pub fn acquire(database: &Path) -> Result<Self, LockError> {
-        let mut path = database.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
+        let path = super::beside(database, ".lock");
         let failed = |error| LockError::Io { path: path.clone(), error };
         let mut file = File::options()
             .read(true)

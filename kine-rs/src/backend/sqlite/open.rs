@@ -7,7 +7,7 @@ use super::integrity::{IntegrityCheck, Loaded, Pages};
 use super::lock::{LockError, LockFile};
 use super::reader::{SqliteReader, bounds};
 use super::takeover::{self, take_over};
-use super::{APPLICATION_ID, FORMAT, VALUE_BYTES_MAX, writer::SqliteWriter};
+use super::{APPLICATION_ID, FORMAT, VALUE_BYTES_MAX, beside, writer::SqliteWriter};
 use crate::apply::{
     Identity, META_CLUSTER_ID, META_COMPACT_REVISION, META_DOWNGRADE, META_INDEX, META_MEMBER_ID,
     META_REVISION_FLOOR, META_TERM, alarm_key,
@@ -141,15 +141,14 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
 
 /// For a file that may not be ours: closing it again leaves everything as it was found.
 pub(super) fn connect_to_unknown(path: &Path) -> rusqlite::Result<Connection> {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    let has_wal = Path::new(&wal).exists();
+    let has_wal = beside(path, "-wal").exists();
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_wal)?;
     Ok(connection)
 }
 
-/// Makes the database's directory where it is missing, durably: each new directory's name is synced in its parent.
+/// Makes the database's directory where it is missing, durably: each new directory's name is synced in its parent. The
+/// names in the directory itself SQLite syncs with its first commit.
 pub(super) fn create_directory(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::DirBuilderExt;
     let absent = |ancestor: &&Path| !ancestor.as_os_str().is_empty() && !ancestor.exists();
@@ -165,12 +164,11 @@ pub(super) fn create_directory(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// The file holds secrets: only its owner may read it. SQLite gives the WAL the same mode, and syncs the directory for the
-/// WAL's name but not for the database's.
+/// The file holds secrets: only its owner may read it. SQLite gives the WAL the same mode.
 pub(super) fn create_file(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::OpenOptionsExt;
     let created = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
-    match created.and_then(|_| sync_directory(directory_of(path))) {
+    match created {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             Err(OpenError::File { path: path.into(), error })
         }
@@ -179,11 +177,11 @@ pub(super) fn create_file(path: &Path) -> Result<(), OpenError> {
 }
 
 /// The directory a path lies in; the working directory for a bare name.
-fn directory_of(path: &Path) -> &Path {
+pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn sync_directory(directory: &Path) -> std::io::Result<()> {
+pub(super) fn sync_directory(directory: &Path) -> std::io::Result<()> {
     std::fs::File::open(directory)?.sync_all()
 }
 
@@ -269,7 +267,16 @@ fn identify(connection: &Connection, covered: Option<Location>) -> rusqlite::Res
     Ok(identity)
 }
 
+/// A number of the store.
 pub(super) fn meta(connection: &Connection, key: &[u8]) -> rusqlite::Result<Option<i64>> {
+    Ok(meta_bytes(connection, key)?.map(i64::from_be_bytes))
+}
+
+/// A record of the store that has `N` bytes, or else counts as absent.
+pub(super) fn meta_bytes<const N: usize>(
+    connection: &Connection,
+    key: &[u8],
+) -> rusqlite::Result<Option<[u8; N]>> {
     let found: Option<Vec<u8>> = connection
         .query_row(
             "SELECT value FROM records WHERE bucket = ?1 AND key = ?2",
@@ -277,7 +284,7 @@ pub(super) fn meta(connection: &Connection, key: &[u8]) -> rusqlite::Result<Opti
             |row| row.get(0),
         )
         .optional()?;
-    Ok(found.and_then(|value| value.try_into().ok()).map(i64::from_be_bytes))
+    Ok(found.and_then(|value| value.try_into().ok()))
 }
 
 struct Rebuilt {
