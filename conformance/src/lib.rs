@@ -21,3 +21,18 @@ pub mod shrink;
 pub mod streams;
 pub mod symbol;
 pub mod transcript;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Names of the data files in a directory, for tests that have one of each name.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn names_of_files(dir: &Path) -> io::Result<BTreeSet<String>> {
+    let paths = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let data = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    Ok(data.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect())
+}

@@ -1,6 +1,6 @@
 //! The process under test: a real etcd or our `kine`, with a fresh directory and a free port.
 //!
-//! A started server answers a linearizable read before anybody gets it, dies with its owner, and leaves its directory
+//! A started server answers a linearizable read and has settled before anybody gets it, dies with its owner, and leaves its directory
 //! behind, with its path printed, when the owner panics. Executables: `K0S_TEST_BIN_DIR` holds `etcd`; `K0S_TEST_KINE`
 //! is our `kine`, or else the one this workspace was last built with.
 
@@ -13,12 +13,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use proto::etcdserverpb::RangeRequest;
 use proto::etcdserverpb::kv_client::KvClient;
+use proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use proto::etcdserverpb::{RangeRequest, StatusRequest, StatusResponse};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 
 /// From exec to the first answered read; etcd needs a second when the machine is idle.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -30,6 +32,8 @@ const POLL: Duration = Duration::from_millis(10);
 /// Another process can take a free port between our look and the server's bind.
 const PORT_ATTEMPTS: usize = 5;
 const LOG_LINES_SHOWN: usize = 20;
+/// What etcd detects in a storage that no version was written to yet.
+const STORAGE_VERSION_UNSETTLED: &str = "3.5.0";
 /// etcd's quota when none is given; kine has none, so it is told.
 const ETCD_QUOTA_BYTES: u64 = 2 << 30;
 /// Where development keeps the upstream executables.
@@ -212,10 +216,19 @@ impl Server {
     async fn answers(&self) -> bool {
         let Ok(channel) = connect(&self.endpoint()).await else { return false };
         let request = RangeRequest { key: "health".into(), ..RangeRequest::default() };
-        // With auth on, a refusal is an answer too.
-        let refused = |status: tonic::Status| status.message().contains("user name is empty");
-        let answer = timeout(CONNECT_DEADLINE, KvClient::new(channel).range(request)).await;
-        answer.is_ok_and(|result| result.map_or_else(refused, |_| true))
+        let answer = timeout(CONNECT_DEADLINE, KvClient::new(channel.clone()).range(request)).await;
+        answer.is_ok_and(|result| result.map_or_else(|status| is_refusal(&status), |_| true))
+            && self.has_settled(channel).await
+    }
+
+    /// etcd gives its storage the cluster's version a moment after it answers, and tells both in Status.
+    async fn has_settled(&self, channel: Channel) -> bool {
+        let mut maintenance = MaintenanceClient::new(channel);
+        let answer = timeout(CONNECT_DEADLINE, maintenance.status(StatusRequest {})).await;
+        let has_version = |response: Response<StatusResponse>| {
+            response.into_inner().storage_version != STORAGE_VERSION_UNSETTLED
+        };
+        answer.is_ok_and(|result| result.map_or_else(|status| is_refusal(&status), has_version))
     }
 
     fn command(&self) -> Result<Command> {
@@ -319,6 +332,11 @@ impl Drop for Server {
             eprintln!("{:?}: data and log are kept in {}", self.flavor, dir.keep().display());
         }
     }
+}
+
+/// With auth on, a refusal is an answer too.
+fn is_refusal(status: &Status) -> bool {
+    status.message().contains("user name is empty")
 }
 
 /// # Errors

@@ -8,7 +8,6 @@ mod auth;
 mod resolve;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -38,10 +37,6 @@ use crate::render::{self, Names};
 use crate::server;
 use crate::streams::{ANSWER_DEADLINE, Caught, Stream};
 use crate::symbol;
-
-/// What etcd detects in a storage that no version was written to yet.
-const STORAGE_VERSION_UNSETTLED: &str = "3.5.0";
-const SETTLING_POLL: Duration = Duration::from_millis(50);
 
 pub struct Session {
     kv: KvClient<Channel>,
@@ -177,21 +172,12 @@ impl Session {
         }
     }
 
-    /// etcd gives its storage the cluster's version some time after its start; the answer is that of a settled server.
-    async fn status(&mut self) -> Result<String, Status> {
-        loop {
-            let request = self.request(StatusRequest {});
-            let response = self.maintenance.status(request).await?.into_inner();
-            if response.storage_version != STORAGE_VERSION_UNSETTLED {
-                return Ok(self.names.status(&response));
-            }
-            tokio::time::sleep(SETTLING_POLL).await;
-        }
-    }
-
     async fn maintain(&mut self, command: &Command) -> Result<String, Status> {
         match command {
-            Command::Status => self.status().await,
+            Command::Status => {
+                let request = self.request(StatusRequest {});
+                Ok(self.names.status(&self.maintenance.status(request).await?.into_inner()))
+            }
             Command::Hash => {
                 let request = self.request(HashRequest {});
                 let response = self.maintenance.hash(request).await?.into_inner();

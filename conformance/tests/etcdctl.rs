@@ -29,10 +29,6 @@ scripts! {
 
 #[test]
 fn every_script_is_run() {
-    let files = std::fs::read_dir(dir()).unwrap().map(|entry| entry.unwrap().path());
-    let scripts = files.filter(|path| path.extension().is_some_and(|extension| extension == "txt"));
-    let found: BTreeSet<String> =
-        scripts.map(|path| path.file_stem().unwrap().to_str().unwrap().to_string()).collect();
     let run: BTreeSet<String> = NAMES.iter().map(ToString::to_string).collect();
-    assert_eq!(found, run);
+    assert_eq!(conformance::names_of_files(&dir()).unwrap(), run);
 }

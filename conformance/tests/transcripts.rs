@@ -44,10 +44,6 @@ transcripts! {
 
 #[test]
 fn every_file_is_run() {
-    let files = std::fs::read_dir(dir()).unwrap().map(|entry| entry.unwrap().path());
-    let transcripts = files.filter(|path| path.extension().is_some_and(|extension| extension == "txt"));
-    let found: BTreeSet<String> =
-        transcripts.map(|path| path.file_stem().unwrap().to_str().unwrap().to_string()).collect();
     let run: BTreeSet<String> = NAMES.iter().map(ToString::to_string).collect();
-    assert_eq!(found, run);
+    assert_eq!(conformance::names_of_files(&dir()).unwrap(), run);
 }

@@ -100,7 +100,7 @@ impl Side {
         let (mut child, printed) = self.spawn("command", words)?;
         let mut stdin = child.stdin.take().expect("its input is a pipe");
         // A command that reads nothing closes it; that is its business.
-        let _ = stdin.write_all(input.as_bytes()).await;
+        stdin.write_all(input.as_bytes()).await.ok();
         drop(stdin);
         let status = timeout(DEADLINE, child.wait()).await.context("it does not end")??;
         self.outcome(status, &printed)
