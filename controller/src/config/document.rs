@@ -267,8 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn bombs_are_refused_quickly() {
-        let started = std::time::Instant::now();
+    fn bombs_are_refused() {
         let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for n in 1..30 {
             let aliases = vec![format!("*a{}", n - 1); 10].join(", ");
@@ -282,7 +281,5 @@ mod tests {
         assert!(parse("- ".repeat(100_000).as_bytes()).is_err());
         assert!(matches!(parse(&vec![b'#'; BYTES_MAX + 1]), Err(DocumentError::TooLarge)));
         assert!(matches!(parse("- x\n".repeat(200_000).as_bytes()), Err(DocumentError::TooComplex)));
-        // Far below what any of them would take if it were not bounded.
-        assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
     }
 }
