@@ -11,7 +11,7 @@ use benches::endpoint::{Connection, Endpoint};
 use benches::fanout;
 use benches::load::{self, Caller, Outcome, Pace, Plan};
 use benches::process::Process;
-use benches::request::{Count, Create, Get, KeepAlive, List, Put, Update, fill};
+use benches::request::{Count, Create, Get, KeepAlive, List, ListAll, Put, Update, Way, fill};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
@@ -55,7 +55,7 @@ struct Target {
     prefix: String,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Workload {
     /// Transactions of kube-apiserver's create: put if absent
     Create,
@@ -66,6 +66,10 @@ enum Workload {
     Get,
     /// First page of the prefix
     List,
+    /// All of the prefix in one reply, thrown away as it comes
+    ListAll,
+    /// The same through RangeStream
+    ListStream,
     /// count_only of the prefix
     Count,
     /// Lease renewals over a stream per client
@@ -85,7 +89,7 @@ struct Load {
     /// Seconds before measuring starts
     #[arg(long, default_value = "1", value_parser = seconds)]
     warm_up: Duration,
-    /// Keys that `fill` has put (get, count)
+    /// Keys that `fill` has put (get, count, list-all, list-stream)
     #[arg(long, default_value_t = 10_000)]
     keys: u64,
     /// Keys in a page (list)
@@ -217,6 +221,17 @@ impl Load {
             }
             Workload::List => {
                 let list = |client| List { kv: kv(client), prefix: prefix.clone(), limit: self.limit };
+                self.load(clients.map(list).collect()).await
+            }
+            Workload::ListAll | Workload::ListStream => {
+                let way = if self.workload == Workload::ListAll { Way::Unary } else { Way::RangeStream };
+                let list = |client| ListAll {
+                    connection: connection(client).clone(),
+                    prefix: prefix.clone(),
+                    way,
+                    keys: self.keys,
+                    value_bytes,
+                };
                 self.load(clients.map(list).collect()).await
             }
             Workload::Count => {

@@ -11,15 +11,18 @@ use std::task::{Context, Poll};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Request, Response, Uri};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
 use proto::etcdserverpb::kv_client::KvClient;
 use proto::etcdserverpb::lease_client::LeaseClient;
 use proto::etcdserverpb::watch_client::WatchClient;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower_service::Service;
 
 /// Receive window of a stream and of a connection. Large enough that flow control is never what limits a list.
@@ -107,6 +110,30 @@ impl Connection {
 
     pub fn lease(&self) -> LeaseClient<Self> {
         LeaseClient::with_origin(self.clone(), origin())
+    }
+
+    /// Calls a method and throws the answer away as it comes; how long it is. What decoding costs is not the server's.
+    pub async fn drain(&mut self, path: &'static str, message: &impl Message) -> Result<u64, Status> {
+        let encoded = message.encode_to_vec();
+        let framed = [&[0][..], &(encoded.len() as u32).to_be_bytes(), &encoded].concat();
+        let request = Request::post(Uri::from_static(path))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Body::new(Full::from(framed)))
+            .expect("the request is valid");
+        let failed = |error: hyper::Error| Status::unavailable(error.to_string());
+        let mut body = self.requests.send_request(request).await.map_err(failed)?.into_body();
+        let (mut bytes, mut status) = (0, None);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(failed)?;
+            bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            status = status.or_else(|| frame.trailers_ref().and_then(Status::from_header_map));
+        }
+        match status {
+            Some(status) if status.code() == Code::Ok => Ok(bytes),
+            Some(status) => Err(status),
+            None => Err(Status::unknown("the call ended without a status")),
+        }
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Process {
 pub enum ProcessError {
     #[error("cannot read {path}")]
     Read { path: String, source: io::Error },
+    #[error("cannot write {path}")]
+    Write { path: String, source: io::Error },
     #[error("{path} has no {field}")]
     Missing { path: String, field: &'static str },
     #[error("cannot read the CPU clock of process {pid}")]
@@ -65,6 +67,19 @@ impl Process {
         })
     }
 
+    /// The most resident memory since `forget_peak`.
+    pub fn peak_rss_bytes(self) -> Result<u64, ProcessError> {
+        Ok(self.field("status", "VmHWM:")? * 1024)
+    }
+
+    /// Starts over with the peak from what is resident now; for a process of the same user.
+    pub fn forget_peak(self) -> Result<(), ProcessError> {
+        /// See proc(5).
+        const RESET_PEAK: &str = "5";
+        let path = format!("/proc/{}/clear_refs", self.pid);
+        fs::write(&path, RESET_PEAK).map_err(|source| ProcessError::Write { path, source })
+    }
+
     /// Number after `field` in `/proc/<pid>/<file>`.
     fn field(self, file: &str, field: &'static str) -> Result<u64, ProcessError> {
         let path = format!("/proc/{}/{file}", self.pid);
@@ -89,6 +104,17 @@ mod tests {
         }
         let memory = process.memory().unwrap();
         assert!(memory.rss_bytes >= memory.anonymous_bytes && memory.anonymous_bytes > 0, "{memory:?}");
+    }
+
+    #[test]
+    fn a_peak_is_remembered_until_it_is_forgotten() {
+        const BYTES: usize = 64 << 20;
+        let process = Process { pid: std::process::id() };
+        let before = process.memory().unwrap().rss_bytes;
+        drop(std::hint::black_box(vec![1u8; BYTES]));
+        assert!(process.peak_rss_bytes().unwrap() >= before + BYTES as u64 / 2);
+        process.forget_peak().unwrap();
+        assert!(process.peak_rss_bytes().unwrap() < before + BYTES as u64 / 2);
     }
 
     #[test]

@@ -190,6 +190,60 @@ impl Caller for List {
     }
 }
 
+/// How a client takes all of a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// One reply.
+    Unary,
+    /// One after the other, each of so many keys.
+    Pages(i64),
+    RangeStream,
+}
+
+/// All key-values of a prefix, thrown away as they come.
+#[derive(Debug)]
+pub struct ListAll {
+    pub connection: Connection,
+    pub prefix: String,
+    pub way: Way,
+    /// Number of keys and bytes of a value, to know that all of them came.
+    pub keys: u64,
+    pub value_bytes: usize,
+}
+
+impl Caller for ListAll {
+    async fn call(&mut self) -> Result<(), Status> {
+        let range_end = prefix_end(self.prefix.as_bytes());
+        let all = RangeRequest { key: self.prefix.clone().into(), range_end, ..RangeRequest::default() };
+        let bytes = match self.way {
+            Way::Unary => self.connection.drain("http://localhost/etcdserverpb.KV/Range", &all).await?,
+            Way::RangeStream => {
+                self.connection.drain("http://localhost/etcdserverpb.KV/RangeStream", &all).await?
+            }
+            Way::Pages(limit) => self.pages(RangeRequest { limit, ..all }).await?,
+        };
+        if bytes > self.keys * self.value_bytes as u64 {
+            Ok(())
+        } else {
+            Err(Status::data_loss(format!("a list of {bytes} bytes is shorter than its values")))
+        }
+    }
+}
+
+impl ListAll {
+    /// As kube-apiserver goes on: all pages at the revision of the first.
+    async fn pages(&self, mut page: RangeRequest) -> Result<u64, Status> {
+        let (mut kv, mut bytes) = (self.connection.kv(), 0);
+        loop {
+            let reply = kv.range(page.clone()).await?.into_inner();
+            bytes += reply.kvs.iter().map(|kv| (kv.key.len() + kv.value.len()) as u64).sum::<u64>();
+            let Some(last) = reply.kvs.last().filter(|_| reply.more) else { return Ok(bytes) };
+            page.key = [last.key.as_ref(), &[0]].concat().into();
+            page.revision = reply.header.map_or(0, |header| header.revision);
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Count {
     pub kv: Kv,

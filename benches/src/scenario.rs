@@ -15,7 +15,7 @@ use crate::fanout::{self, Watchers};
 use crate::goals::Metric;
 use crate::load::{self, Caller, Outcome, Pace, Plan};
 use crate::process::Process;
-use crate::request::{Count, Create, Get, KeepAlive, List, Put, Update, fill};
+use crate::request::{Count, Create, Get, KeepAlive, List, ListAll, Put, Update, Way, fill};
 use crate::server::{Kind, Program, Server};
 
 pub type Figures = Vec<(Metric, f64)>;
@@ -27,6 +27,8 @@ pub enum Scenario {
     SharedWrite,
     Write,
     Read,
+    Lists,
+    Watched,
     Fanout,
     KeepAlive,
     Million,
@@ -73,6 +75,13 @@ const HOT_KEYS_PER_CLIENT: u64 = 4;
 const READ_KEYS: u64 = 10_000;
 const MILLION_BYTES: usize = 512;
 const LIST_LIMIT: i64 = 500;
+const PAGE_OF_A_MILLION: i64 = 10_000;
+/// 46 MB of values.
+const LISTED_KEYS: u64 = 45_000;
+const WATCHERS: usize = 10_000;
+const WATCH_STREAMS: usize = 100;
+/// Well below what saturates any of them: what is asked is how long a put takes, not how many there are.
+const PUTS_PER_SECOND: f64 = 1_000.0;
 const IDLE_KEYS: u64 = 2_000;
 const IDLE_WATCHERS: usize = 10;
 /// For what the start left behind (Go's first garbage collections, a first checkpoint).
@@ -84,11 +93,13 @@ const CREATE_RETRIES_MAX: u32 = 20;
 const CREATE_RETRY_AFTER: Duration = Duration::from_millis(20);
 
 impl Scenario {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Idle,
         Self::SharedWrite,
         Self::Write,
         Self::Read,
+        Self::Lists,
+        Self::Watched,
         Self::Fanout,
         Self::KeepAlive,
         Self::Million,
@@ -103,7 +114,8 @@ impl Scenario {
     pub fn servers(self) -> &'static [Kind] {
         match self {
             Self::Idle | Self::SharedWrite | Self::Write => &[Kind::Ours, Kind::Etcd, Kind::Kine],
-            Self::Read | Self::Fanout | Self::KeepAlive | Self::Million => &[Kind::Ours, Kind::Etcd],
+            Self::Read | Self::Lists | Self::Watched => &[Kind::Ours, Kind::Etcd],
+            Self::Fanout | Self::KeepAlive | Self::Million => &[Kind::Ours, Kind::Etcd],
         }
     }
 
@@ -115,11 +127,15 @@ impl Scenario {
                 Self::Write
             }
             Metric::UpdateThroughput | Metric::UpdateCpu | Metric::PutP50 => Self::Write,
-            Metric::GetThroughput | Metric::GetCpu => Self::Read,
+            Metric::GetThroughput | Metric::GetCpu | Metric::GetP99 => Self::Read,
+            Metric::UnaryList | Metric::PagedList | Metric::StreamedList | Metric::ListsPeak => Self::Lists,
+            Metric::PutP99Growth | Metric::WatcherBytes => Self::Watched,
             Metric::FanoutCpu | Metric::FanoutP99 => Self::Fanout,
             Metric::KeepAliveThroughput | Metric::KeepAliveCpu => Self::KeepAlive,
             Metric::List1kP50 | Metric::List100kP50 | Metric::List1mP50 | Metric::ListGrowth => Self::Million,
-            Metric::CountP50 | Metric::LoadedAnonymous | Metric::Restart => Self::Million,
+            Metric::CountP50 | Metric::PagesOf10k | Metric::LoadedAnonymous | Metric::Restart => {
+                Self::Million
+            }
             Metric::ControllerRss | Metric::BinarySize | Metric::ClientLoad => return false,
             Metric::ReadyzAfter | Metric::FirstReadyzAfter => return false,
         };
@@ -135,6 +151,8 @@ impl Scenario {
             Self::SharedWrite => bench.shared_write().await,
             Self::Write => bench.write().await,
             Self::Read => bench.read().await,
+            Self::Lists => bench.lists().await,
+            Self::Watched => bench.watched().await,
             Self::Fanout => bench.fanout().await,
             Self::KeepAlive => bench.keep_alive().await,
             Self::Million => bench.million(program, dir).await,
@@ -247,11 +265,81 @@ impl Bench<'_> {
             next: client * READ_KEYS / CLIENTS,
         };
         let got = self.load(self.effort.closed(), (0..CLIENTS).map(get).collect()).await?;
+        let creating = self.create();
+        let reader = load::run(self.effort.closed(), None, vec![get(0)]);
+        let (_, beside) =
+            futures::future::try_join(creating, async { Ok(reader.await?.flawless()?) }).await?;
         self.server.stop().await?;
         Ok(vec![
             (Metric::GetThroughput, got.per_second()),
             (Metric::GetCpu, us(got.server_cpu_per_operation().context("no usage")?)),
             (Metric::ClientLoad, 100.0 * got.client_load()),
+            (Metric::GetP99, ms(beside.latency_at(0.99))),
+        ])
+    }
+
+    async fn lists(self) -> Result<Figures> {
+        let prefix = "/registry/lists/";
+        fill(&self.connections, prefix, 0..LISTED_KEYS, CREATE_BYTES).await?;
+        let list = |client: usize, way| ListAll {
+            connection: self.connection(client).clone(),
+            prefix: prefix.into(),
+            way,
+            keys: LISTED_KEYS,
+            value_bytes: CREATE_BYTES,
+        };
+        let mut figures = Vec::new();
+        for (metric, way) in [
+            (Metric::UnaryList, Way::Unary),
+            (Metric::PagedList, Way::Pages(LIST_LIMIT)),
+            (Metric::StreamedList, Way::RangeStream),
+        ] {
+            let listed = self.load(self.effort.brief(), vec![list(0, way)]).await?;
+            figures.push((metric, ms(listed.latency_at(0.5))));
+        }
+        // What the lists above left behind is not these lists' own.
+        sleep(SETTLE).await;
+        let before = self.process().memory()?.rss_bytes;
+        self.process().forget_peak()?;
+        let at_once = (0..CONNECTIONS).map(|client| async move {
+            let mut list = list(client, Way::Unary);
+            list.call().await
+        });
+        futures::future::try_join_all(at_once).await?;
+        figures.push((Metric::ListsPeak, mb(self.process().peak_rss_bytes()?.saturating_sub(before))));
+        self.server.stop().await?;
+        Ok(figures)
+    }
+
+    /// The same puts without watchers and with many of other keys.
+    async fn watched(self) -> Result<Figures> {
+        let puts = async || {
+            let put = |client: u64| {
+                let prefix = format!("/registry/put/{client}/");
+                let kv = self.connection(client as usize).kv();
+                Put { kv, prefix, value_bytes: CREATE_BYTES, next: 0 }
+            };
+            let plan = Plan { pace: Pace::Open { per_second: PUTS_PER_SECOND }, ..self.effort.closed() };
+            anyhow::Ok(self.load(plan, (0..CLIENTS).map(put).collect()).await?.latency_at(0.99))
+        };
+        let alone = puts().await?;
+        sleep(SETTLE).await;
+        let before = self.process().memory()?.rss_bytes;
+        let shape = fanout::Shape {
+            prefix: "/registry/watched/".into(),
+            watchers: WATCHERS,
+            streams: WATCH_STREAMS,
+            events_per_second: 0.0,
+            value_bytes: 0,
+        };
+        let watchers = Watchers::open(&self.connections, &shape, Instant::now()).await?;
+        let grown = self.process().memory()?.rss_bytes.saturating_sub(before);
+        let watched = puts().await?;
+        drop(watchers);
+        self.server.stop().await?;
+        Ok(vec![
+            (Metric::PutP99Growth, watched.as_secs_f64() / alone.as_secs_f64()),
+            (Metric::WatcherBytes, grown as f64 / WATCHERS as f64),
         ])
     }
 
@@ -295,6 +383,14 @@ impl Bench<'_> {
         sleep(SETTLE).await;
         let anonymous = self.process().memory()?.anonymous_bytes;
         let of_1m = self.load(self.effort.brief(), vec![list()]).await?.latency_at(0.5);
+        let pages = ListAll {
+            connection: self.connection(0).clone(),
+            prefix: prefix.into(),
+            way: Way::Pages(PAGE_OF_A_MILLION),
+            keys: all,
+            value_bytes: MILLION_BYTES,
+        };
+        let in_pages = self.load(self.effort.brief(), vec![pages]).await?.latency_at(0.5);
         let count = Count { kv: self.connection(0).kv(), prefix: prefix.into(), expected: all as i64 };
         let counted = self.load(self.effort.brief(), vec![count]).await?.latency_at(0.5);
 
@@ -308,6 +404,7 @@ impl Bench<'_> {
             (Metric::List1mP50, ms(of_1m)),
             (Metric::ListGrowth, of_1m.as_secs_f64() / of_1k.as_secs_f64()),
             (Metric::CountP50, ms(counted)),
+            (Metric::PagesOf10k, ms(in_pages)),
             (Metric::LoadedAnonymous, mb(anonymous)),
             (Metric::Restart, ms(restart)),
         ])
