@@ -12,6 +12,8 @@ pub mod kv;
 pub mod lease;
 pub mod lock;
 pub mod maintenance;
+mod read;
+pub mod reply;
 pub mod watch;
 
 use crate::store::Store;

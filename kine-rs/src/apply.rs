@@ -9,13 +9,14 @@ use crate::lease::TTL_MAX_SECONDS;
 use crate::mvcc::range::Values;
 use crate::mvcc::{Granted, Location, Release, State};
 use crate::rows::{Batch, Bucket, Changeset, ReadError, Recent, RecordWrite};
-use crate::txn::{EvaluateError, Transaction};
+use crate::txn::{EvaluateError, REPLY_BYTES_MAX, Transaction};
 use proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, AuthenticateResponse, CompactionResponse,
     DeleteRangeRequest, DeleteRangeResponse, DowngradeResponse, LeaseGrantResponse, LeaseRevokeResponse,
-    PutRequest, PutResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse, alarm_request::AlarmAction,
-    request_op::Request,
+    PutRequest, PutResponse, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+    alarm_request::AlarmAction, request_op::Request, response_op::Response,
 };
+use proto::mvccpb::KeyValue;
 use std::sync::Arc;
 
 /// Keys of `Bucket::Meta`; values are 8 bytes big endian where nothing else is said.
@@ -74,6 +75,61 @@ pub enum Reply {
     Downgrade(DowngradeResponse),
 }
 
+impl Command {
+    /// Whether the reply can have keys and values in it.
+    pub fn returns_values(&self) -> bool {
+        match self {
+            Command::Put(request) => request.prev_kv,
+            Command::DeleteRange(request) => request.prev_kv,
+            Command::Txn(request) => txn_returns_values(request),
+            _ => false,
+        }
+    }
+}
+
+fn txn_returns_values(request: &TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).any(|RequestOp { request }| match request {
+        Some(Request::RequestRange(_)) => true,
+        Some(Request::RequestPut(put)) => put.prev_kv,
+        Some(Request::RequestDeleteRange(delete)) => delete.prev_kv,
+        Some(Request::RequestTxn(nested)) => txn_returns_values(nested),
+        None => false,
+    })
+}
+
+impl Reply {
+    /// Bytes of the keys and values in it.
+    pub fn value_bytes(&self) -> usize {
+        match self {
+            Reply::Put(response) => response.prev_kv.as_ref().map_or(0, kv_bytes),
+            Reply::DeleteRange(response) => response.prev_kvs.iter().map(kv_bytes).sum(),
+            Reply::Txn(response) => txn_bytes(response),
+            _ => 0,
+        }
+    }
+}
+
+fn kv_bytes(kv: &KeyValue) -> usize {
+    kv.key.len() + kv.value.len()
+}
+
+/// Bytes of the keys and values in a reply.
+pub fn range_bytes(response: &RangeResponse) -> usize {
+    response.kvs.iter().map(kv_bytes).sum()
+}
+
+/// The same of a transaction's.
+pub fn txn_bytes(response: &TxnResponse) -> usize {
+    let bytes = |ResponseOp { response }: &ResponseOp| match response {
+        Some(Response::ResponseRange(range)) => range_bytes(range),
+        Some(Response::ResponsePut(put)) => put.prev_kv.as_ref().map_or(0, kv_bytes),
+        Some(Response::ResponseDeleteRange(deleted)) => deleted.prev_kvs.iter().map(kv_bytes).sum(),
+        Some(Response::ResponseTxn(nested)) => txn_bytes(nested),
+        None => 0,
+    };
+    response.responses.iter().map(bytes).sum()
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     #[error("revision {requested} is already compacted")]
@@ -94,6 +150,12 @@ pub enum ApplyError {
     NoSpace,
     #[error("a member is corrupt")]
     Corrupt,
+    /// Nothing was changed.
+    #[error("the reply would have more than {REPLY_BYTES_MAX} bytes")]
+    ReplyTooLarge,
+    /// Nothing was changed: see `budget`.
+    #[error("replies hold all the memory they may")]
+    Busy,
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error(transparent)]
@@ -106,6 +168,7 @@ impl From<EvaluateError<ReadError>> for ApplyError {
         match error {
             EvaluateError::LeaseNotFound(id) => ApplyError::LeaseNotFound(id),
             EvaluateError::KeyNotFound => ApplyError::KeyNotFound,
+            EvaluateError::ReplyTooLarge => ApplyError::ReplyTooLarge,
             EvaluateError::Range(RangeError::Compacted { requested, .. }) => {
                 ApplyError::Compacted { requested }
             }
@@ -204,9 +267,10 @@ impl Machine {
         }
     }
 
-    /// Takes up to `rows_max` compacted rows out; true when none are left but tombstones that no image of the index covers.
-    pub fn collect_garbage(&mut self, rows_max: usize, covered: Location) -> bool {
-        let garbage = self.state.take_garbage(rows_max, covered);
+    /// Takes up to `rows_max` rows out that compaction up to `revision` has made invisible; true when none are left but
+    /// tombstones that no image of the index covers.
+    pub fn collect_garbage(&mut self, rows_max: usize, revision: i64, covered: Location) -> bool {
+        let garbage = self.state.take_garbage(rows_max, revision, covered);
         self.batch.removed.extend(garbage.rows);
         !garbage.more
     }
@@ -224,7 +288,7 @@ impl Machine {
         V: Values<Error = ReadError>,
     {
         let mut values = Recent { rows: &self.batch.rows, stored };
-        let mut transaction = Transaction::new(&mut self.state, &mut values);
+        let mut transaction = Transaction::new(&mut self.state, &mut values).within(REPLY_BYTES_MAX);
         let response = evaluate(&mut transaction)?;
         let (rows, changes) = transaction.finish();
         if !changes.is_empty() {

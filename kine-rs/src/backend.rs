@@ -11,7 +11,7 @@ mod pin;
 mod sqlite;
 
 pub use indexer::{ImageStore, Images, Indexer};
-pub use local::{Proposal, Weight, Writer, stop_process};
+pub use local::{Answer, Proposal, Weight, Writer, stop_process};
 pub use pin::{Pin, PinLost, Pins};
 pub use sqlite::{Filler, OpenError as SqliteError};
 

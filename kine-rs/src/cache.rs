@@ -43,6 +43,21 @@ impl ValueCache {
         versions: &[Version],
         load_missing: impl FnOnce(&[Version]) -> Result<Vec<Bytes>, E>,
     ) -> Result<Vec<Bytes>, E> {
+        self.look_up(versions, |missing| {
+            let loaded = load_missing(missing)?;
+            for (version, value) in missing.iter().zip(&loaded) {
+                self.insert(version.location, value.clone());
+            }
+            Ok(loaded)
+        })
+    }
+
+    /// The same without keeping them.
+    pub fn look_up<E>(
+        &self,
+        versions: &[Version],
+        load_missing: impl FnOnce(&[Version]) -> Result<Vec<Bytes>, E>,
+    ) -> Result<Vec<Bytes>, E> {
         let mut missing = Vec::new();
         let mut places = Vec::new();
         let mut values = Vec::with_capacity(versions.len());
@@ -55,8 +70,7 @@ impl ValueCache {
             values.push(value.unwrap_or_default());
         }
         if !missing.is_empty() {
-            for ((place, version), value) in places.into_iter().zip(&missing).zip(load_missing(&missing)?) {
-                self.insert(version.location, value.clone());
+            for (place, value) in places.into_iter().zip(load_missing(&missing)?) {
                 values[place] = value;
             }
         }

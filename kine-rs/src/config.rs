@@ -11,6 +11,12 @@ use std::time::Duration;
 
 /// Budget of the value cache unless told otherwise.
 pub const CACHE_BYTES: usize = 32 << 20;
+/// Budget of replies that are not small, from their evaluation until they are written.
+pub const REPLY_BYTES: usize = 64 << 20;
+/// Budget of encoded events that wait for clients.
+pub const WATCH_BYTES: usize = 128 << 20;
+/// Budget of requests that are not small, while they arrive.
+pub const REQUEST_BYTES: usize = 64 << 20;
 /// The etcd release whose behaviour we offer and report.
 pub const EMULATED_ETCD_VERSION: &str = "3.7.1";
 /// kine's interval of periodic progress; etcd's is 10 minutes.
@@ -26,6 +32,9 @@ pub struct Config {
     pub others: Vec<Listener>,
     pub limits: Limits,
     pub cache_bytes: usize,
+    pub reply_bytes: usize,
+    pub watch_bytes: usize,
+    pub request_bytes: usize,
     pub progress_interval: Duration,
     pub auth: auth::Options,
     pub auto_compaction: Option<AutoCompaction>,
@@ -81,13 +90,19 @@ pub struct Http {
     pub host_whitelist: Vec<String>,
 }
 
-/// etcd's defaults: a ping every two hours, twenty seconds for the answer.
+/// etcd's defaults: a ping every two hours, twenty seconds for the answer; clients may ping every five seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connections {
     pub concurrent_streams_max: u32,
     /// `None`: never ping.
     pub ping_interval: Option<Duration>,
     pub ping_timeout: Duration,
+    /// The least time between two pings of a client with a request under way; `None`: pings are not counted.
+    pub client_ping_interval_min: Option<Duration>,
+    /// Count pings over TLS too where HTTP is served besides gRPC.
+    pub pings_counted_beside_http: bool,
+    /// How long a client may leave a reply that holds memory unread.
+    pub stall_max: Duration,
 }
 
 /// Certificates of the client listeners; read again at a handshake when the files have changed.
@@ -140,6 +155,9 @@ impl Default for Connections {
             concurrent_streams_max: u32::MAX,
             ping_interval: Some(Duration::from_secs(2 * 60 * 60)),
             ping_timeout: Duration::from_secs(20),
+            client_ping_interval_min: Some(Duration::from_secs(5)),
+            pings_counted_beside_http: true,
+            stall_max: Duration::from_secs(60),
         }
     }
 }
@@ -153,6 +171,9 @@ impl Default for Config {
             others: Vec::new(),
             limits: Limits::default(),
             cache_bytes: CACHE_BYTES,
+            reply_bytes: REPLY_BYTES,
+            watch_bytes: WATCH_BYTES,
+            request_bytes: REQUEST_BYTES,
             progress_interval: PROGRESS_INTERVAL,
             auth: auth::Options::default(),
             auto_compaction: None,

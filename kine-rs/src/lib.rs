@@ -26,4 +26,5 @@ pub mod store;
 pub mod txn;
 pub mod watch;
 
+mod budget;
 mod cache;

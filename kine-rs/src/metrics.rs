@@ -116,6 +116,14 @@ impl Operations {
         }
     }
 
+    /// Counts a transaction of so many ranges.
+    pub fn count_ranges(&self, ranges: usize) {
+        self.ranges.inc_by(ranges as u64);
+        if ranges > 1 {
+            self.txns.inc();
+        }
+    }
+
     fn count(&self, responses: &[ResponseOp]) -> usize {
         let one = |counter: &IntCounter| {
             counter.inc();

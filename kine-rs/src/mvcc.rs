@@ -316,16 +316,27 @@ impl State {
         wanted: impl Fn(&Version) -> bool,
     ) -> Selection {
         let mut selection = Selection::default();
+        if limit > 0 {
+            self.walk(span, revision, |key, version| {
+                if wanted(&version) {
+                    selection.push(key, version);
+                }
+                selection.versions.len() < limit
+            });
+        }
+        selection
+    }
+
+    /// Shows the versions visible at `revision`, in key order, for as long as `visit` wants more.
+    pub fn walk(&self, span: Span, revision: i64, mut visit: impl FnMut(&[u8], Version) -> bool) {
         let mut live = self.live.iter(span);
         if revision >= self.revision {
-            while selection.versions.len() < limit
-                && let Some(version) = live.next()
-            {
-                if wanted(&version) {
-                    selection.push(live.key(), version);
+            while let Some(version) = live.next() {
+                if !visit(live.key(), version) {
+                    return;
                 }
             }
-            return selection;
+            return;
         }
         let (start, end) = (history_bound(span.start), span.end.map(history_bound));
         let mut past =
@@ -342,7 +353,7 @@ impl State {
         let mut past_key = Vec::new();
         let mut old = next_past(&mut past_key);
         let mut new = live.next();
-        while selection.versions.len() < limit {
+        loop {
             if let Some(version) = new
                 && version.mod_revision > revision
             {
@@ -350,24 +361,23 @@ impl State {
                 continue;
             }
             let take_old = match (&old, &new) {
-                (None, None) => break,
+                (None, None) => return,
                 (Some(_), None) => true,
                 (None, Some(_)) => false,
                 (Some(_), Some(_)) => past_key.as_slice() < live.key(),
             };
             if take_old && let Some(version) = old {
-                if wanted(&version) {
-                    selection.push(&past_key, version);
+                if !visit(&past_key, version) {
+                    return;
                 }
                 old = next_past(&mut past_key);
             } else if let Some(version) = new {
-                if wanted(&version) {
-                    selection.push(live.key(), version);
+                if !visit(live.key(), version) {
+                    return;
                 }
                 new = live.next();
             }
         }
-        selection
     }
 
     pub fn lease(&self, id: i64) -> Option<Granted> {
@@ -446,11 +456,10 @@ impl State {
         }
     }
 
-    /// Takes up to `limit` versions out of the history that no read at or above the compact revision can see. Tombstones at
-    /// or above `covered` stay stored until it has passed them: without its tombstone, a key of an older image of the index
-    /// would live again.
-    pub fn take_garbage(&mut self, limit: usize, covered: Location) -> Garbage {
-        let upto = self.compact_revision;
+    /// Takes up to `limit` versions out of the history that no read at or above revision `upto` can see, which is compacted.
+    /// Tombstones at or above `covered` stay stored until it has passed them: without its tombstone, a key of an older image
+    /// of the index would live again.
+    pub fn take_garbage(&mut self, limit: usize, upto: i64, covered: Location) -> Garbage {
         let taken = self.history.extract(limit, &|ends| ends.min <= upto, &|past| past.end <= upto);
         let mut room = limit - taken.len();
         let mut rows = Vec::with_capacity(taken.len());

@@ -4,25 +4,35 @@
 //! plain endpoints. Every connection is a task of one set; a stop ends accepting, asks connections to finish, and closes
 //! the store last.
 
+mod frames;
 mod gateway;
 mod http;
 mod measured;
+mod pings;
+mod requests;
 mod service;
+mod stalls;
 mod tls;
 
 use crate::api::caller::Authenticator;
+use crate::api::reply::SEND_BUFFER_BYTES;
 use crate::api::{About, Api};
 use crate::auth::Tokens;
 use crate::auth::jwt::JwtError;
 use crate::auth::sessions;
 use crate::auto_compaction::{self, AutoCompaction};
 use crate::backend::OpenError;
+use crate::budget::Budget;
 use crate::config::{Config, Connections, Http, Listen, Listener, Serves};
 use crate::metrics::Metrics;
 use crate::store::{Options, Store, Threads};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use service::Faces;
+use measured::Arrivals;
+use pings::Policed;
+use requests::Connection;
+use service::{Client, Faces};
+use stalls::{Draining, Tasks};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -43,8 +53,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Windows large enough that a list is not held up by round trips.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// Bytes of one response waiting for the client's window.
-const SEND_BUFFER_BYTES: usize = 1 << 20;
+/// Streams that a client may reset before hyper has taken them on, and those that are reset for its mistakes: with more, the
+/// connection ends ("rapid reset", CVE-2023-44487 and its kin). Many more than one burst of cancelled requests has.
+const RESETS_PENDING_MAX: usize = 1024;
+const RESETS_FOR_ERRORS_MAX: usize = 1024;
+/// Headers of one request, as they are decoded; also bounds how many CONTINUATION frames they may come in.
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -69,6 +83,7 @@ pub struct App {
     auto_compaction: Option<AutoCompaction>,
     http: Arc<Http>,
     connections: Connections,
+    request_bytes: usize,
 }
 
 /// A bound listener, what it speaks and what it serves.
@@ -111,6 +126,8 @@ impl App {
         }
         let options = Options {
             cache_bytes: config.cache_bytes,
+            reply_bytes: config.reply_bytes,
+            watch_bytes: config.watch_bytes,
             progress_interval: config.progress_interval,
             metrics: Arc::new(Metrics::default()),
             slow: config.slow,
@@ -136,6 +153,7 @@ impl App {
             auto_compaction: config.auto_compaction,
             http: Arc::new(config.http),
             connections: config.connections,
+            request_bytes: config.request_bytes,
         })
     }
 
@@ -154,18 +172,30 @@ impl App {
     /// Serves until `stop` is done; then lets requests under way finish for at most `grace` (asked at that moment), and
     /// closes the store.
     pub async fn serve(self, stop: impl Future<Output = ()>, grace: impl FnOnce() -> Duration) {
-        let App { api, threads, doors, auto_compaction, http, connections } = self;
+        let App { api, threads, doors, auto_compaction, http, connections, request_bytes } = self;
         let (closing, closed) = watch::channel(false);
         let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+        let requests = requests::All::default();
         let mut background = JoinSet::new();
         if let Some(options) = auto_compaction {
             background.spawn(auto_compaction::run(options, api.store.clone()));
         }
-        let faces = Faces::new(api.clone(), http);
+        let arrivals = Arrivals {
+            // A message that does not fit is refused: one that waited would hold what has come of it.
+            budget: Budget::new(request_bytes, 0),
+            message_bytes_max: api.limits.message_bytes_max(),
+            stall_max: connections.stall_max,
+        };
+        let faces = Faces::new(api.clone(), http, arrivals);
         let mut acceptors = JoinSet::new();
         for Door { bound, tls, serves } in doors {
             let faces = faces.serving(serves, tls.is_some());
-            let accept = Accept { faces, tls, connections, slots: slots.clone(), closed: closed.clone() };
+            let mut connections = connections;
+            if tls.is_some() && serves == Serves::Everything && !connections.pings_counted_beside_http {
+                connections.client_ping_interval_min = None;
+            }
+            let (slots, requests, closed) = (slots.clone(), requests.clone(), closed.clone());
+            let accept = Accept { faces, tls, connections, slots, requests, closed };
             acceptors.spawn(accept.run(bound));
         }
         stop.await;
@@ -235,6 +265,7 @@ struct Accept {
     tls: Option<Acceptor>,
     connections: Connections,
     slots: Arc<tokio::sync::Semaphore>,
+    requests: requests::All,
     closed: watch::Receiver<bool>,
 }
 
@@ -249,11 +280,12 @@ impl Accept {
                     Ok(Accepted::Tcp(stream)) => match &self.tls {
                         Some(acceptor) => {
                             let (faces, closed, acceptor) = (self.faces.clone(), self.closed.clone(), acceptor.clone());
+                            let requests = self.requests.clone();
                             connections.spawn(async move {
                                 match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                                     Ok(Ok(stream)) => {
                                         let faces = faces.of_client(tls::certificate_name(&stream));
-                                        serve(stream, faces, options, closed).await;
+                                        serve(stream, faces, options, requests, closed).await;
                                     }
                                     Ok(Err(error)) => {
                                         tracing::warn!(%error, "rejected connection on client endpoint");
@@ -264,11 +296,11 @@ impl Accept {
                             });
                         }
                         None => {
-                            connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), options, self.closed.clone())));
+                            connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), options, self.requests.clone(), self.closed.clone())));
                         }
                     },
                     Ok(Accepted::Unix(stream)) => {
-                        connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), options, self.closed.clone())));
+                        connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), options, self.requests.clone(), self.closed.clone())));
                     }
                     Err(error) => {
                         // Out of descriptors, most likely: serve what is there and try again when something ends.
@@ -320,13 +352,20 @@ async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     faces: Faces,
     options: Connections,
+    requests: requests::All,
     mut closed: watch::Receiver<bool>,
 ) {
-    let mut builder = Builder::new(TokioExecutor::new());
+    let client = Connection::new(requests);
+    let stream = Draining::new(stream, client.clone(), options.stall_max);
+    let stream = Policed::new(stream, client.clone(), options.client_ping_interval_min);
+    let mut builder = Builder::new(Tasks { stall_max: options.stall_max });
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(options.concurrent_streams_max)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(RESETS_FOR_ERRORS_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
@@ -334,7 +373,8 @@ async fn serve(
         .keep_alive_timeout(options.ping_timeout);
     // As Go writes them: scripts compare names of headers as they are.
     builder.http1().title_case_headers(true).timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
-    let connection = builder.serve_connection(TokioIo::new(stream), faces);
+    let service = Client { faces, connection: client };
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

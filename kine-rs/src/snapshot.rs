@@ -28,7 +28,7 @@ use std::sync::Arc;
 const HEADS_MAX: usize = 4096;
 /// Rows and value bytes read at a time: a piece is about as long.
 const PIECE_ROWS_MAX: usize = 1000;
-const PIECE_BYTES_MAX: usize = 1 << 20;
+pub const PIECE_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {

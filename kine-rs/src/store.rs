@@ -6,15 +6,15 @@
 use crate::apply::{ApplyError, Command, Identity, Machine, Reply};
 use crate::auth::Caller;
 use crate::auth::sessions::Sessions;
-use crate::backend::{Endpoint, Indexer, OpenError, Opened, Pin, Pins, Proposal, Weight, Writer};
+use crate::backend::{Answer, Endpoint, Indexer, OpenError, Opened, Pin, Pins, Proposal, Weight, Writer};
+use crate::budget::Budget;
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
 use crate::metrics::Metrics;
 use crate::metrics::rows::{MeasuredReader, MeasuredWriter, Slow};
-use crate::mvcc::range::Values;
 use crate::mvcc::{ReadView, State, Version};
 use crate::rows::{ReadError, RowReader, RowWriter, Size};
-use crate::watch::{Hub, HubHandle};
+use crate::watch::{Hub, HubHandle, Memory};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -27,11 +27,17 @@ use tokio::sync::{mpsc, oneshot};
 const PROPOSALS_MAX: usize = 8192;
 /// Bytes that waiting commands may hold; one more is refused likewise.
 const PROPOSAL_BYTES_MAX: usize = 64 << 20;
+/// Reads that may wait for memory for their replies; one more is refused likewise.
+const REPLIES_WAITING_MAX: usize = 1024;
 
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Budget of the value cache.
     pub cache_bytes: usize,
+    /// Budget of replies that are not small.
+    pub reply_bytes: usize,
+    /// Budget of events that wait for clients.
+    pub watch_bytes: usize,
     pub progress_interval: Duration,
     /// How long an unused simple token lives.
     pub session_ttl: Duration,
@@ -65,6 +71,8 @@ struct Inner {
     hub: HubHandle,
     allocated: Arc<AtomicU64>,
     waiting_bytes: Arc<AtomicUsize>,
+    pins: Pins,
+    replies: Arc<Budget>,
     metrics: Arc<Metrics>,
 }
 
@@ -92,8 +100,14 @@ impl Store {
         let sessions = Arc::new(Sessions::new(options.session_ttl, state.auth.enabled));
         let published = Arc::new(ArcSwap::from_pointee(state.clone()));
         let cache = Arc::new(ValueCache::new(options.cache_bytes));
-        let (hub, hub_handle) =
-            Hub::new(identity, published.clone(), cache.clone(), reader.clone(), options.progress_interval);
+        let (hub, hub_handle) = Hub::new(
+            identity,
+            published.clone(),
+            cache.clone(),
+            reader.clone(),
+            options.progress_interval,
+            Memory::new(options.watch_bytes),
+        );
         let (proposals, waiting) = mpsc::channel(PROPOSALS_MAX);
         let waiting_bytes = Arc::<AtomicUsize>::default();
         let wake = {
@@ -106,6 +120,8 @@ impl Store {
             }
         };
         let allocated = Arc::new(AtomicU64::new(rows.size().allocated));
+        let pins = Pins::default();
+        let replies = Budget::new(options.reply_bytes, REPLIES_WAITING_MAX);
         let writer = Writer {
             machine: Machine::new(identity, state),
             rows,
@@ -116,7 +132,8 @@ impl Store {
             sessions: sessions.clone(),
             proposals: waiting,
             allocated: allocated.clone(),
-            pins: Pins::default(),
+            pins: pins.clone(),
+            replies: replies.clone(),
             indexer: images.map(|images| Indexer::start(images, wake)),
         };
         let store = Store {
@@ -131,6 +148,8 @@ impl Store {
                 hub: hub_handle,
                 allocated,
                 waiting_bytes: waiting_bytes.clone(),
+                pins,
+                replies,
                 metrics: metrics.clone(),
             }),
         };
@@ -183,8 +202,18 @@ impl Store {
         self.inner.allocated.load(Ordering::Relaxed)
     }
 
+    /// Memory of replies that are not small.
+    pub fn replies(&self) -> &Arc<Budget> {
+        &self.inner.replies
+    }
+
     /// Orders a command on behalf of `caller`; returns once it is durable and visible.
     pub async fn propose(&self, caller: Caller, command: Command) -> Result<Reply, ProposeError> {
+        Ok(self.propose_counted(caller, command).await?.reply)
+    }
+
+    /// The same for a command whose reply can be large.
+    pub async fn propose_counted(&self, caller: Caller, command: Command) -> Result<Answer, ProposeError> {
         let weight = Weight::add(&self.inner.waiting_bytes, &command, PROPOSAL_BYTES_MAX)
             .ok_or(ProposeError::TooMany)?;
         self.ask(|reply| Proposal::Apply { caller, command, reply: Some(reply), weight })
@@ -193,9 +222,8 @@ impl Store {
     }
 
     pub async fn compact_physically(&self, caller: Caller, revision: i64) -> Result<Reply, ProposeError> {
-        self.ask(|reply| Proposal::CompactPhysically { caller, revision, reply })
-            .await?
-            .map_err(ProposeError::Apply)
+        let answer = self.ask(|reply| Proposal::CompactPhysically { caller, revision, reply }).await?;
+        Ok(answer?.reply)
     }
 
     pub async fn size(&self) -> Result<Size, ProposeError> {
@@ -206,19 +234,26 @@ impl Store {
         self.ask(|reply| Proposal::Defragment { reply }).await
     }
 
-    /// The newest view, with its rows held back from compaction while the pin is.
-    pub async fn pin(&self) -> Result<(ReadView, Pin), ProposeError> {
-        self.ask(|reply| Proposal::Pin { reply }).await
+    /// The newest view, with its rows held back from compaction while the pin is, for at most `held_max` if that is given.
+    pub fn pin(&self, held_max: Option<Duration>) -> (ReadView, Pin) {
+        // In this order: what the pin holds back are the rows of views loaded after it.
+        let pin = self.inner.pins.give(Instant::now(), held_max);
+        (self.view(), pin)
     }
 
-    /// Values from memory only; a miss is an error, to be tried again with `stored_values` where blocking is allowed.
-    pub fn cached_values(&self) -> CachedValues<'_> {
-        CachedValues(&self.inner.cache)
+    /// Values from memory; `None` when one of them is not there.
+    pub fn cached_values(&self, versions: &[Version]) -> Option<Vec<Bytes>> {
+        self.inner.cache.load(versions, |_| Err(())).ok()
     }
 
-    /// Values from memory or disk; blocks.
-    pub fn stored_values(&self) -> StoredValues<'_> {
-        StoredValues(&self.inner)
+    /// Values from memory or disk, kept in memory; blocks.
+    pub fn stored_values(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
+        self.inner.cache.load(versions, |missing| self.inner.reader.load(missing))
+    }
+
+    /// The same for one of many steps of a long read, which must not push out what is read more often; blocks.
+    pub fn values_in_passing(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
+        self.inner.cache.look_up(versions, |missing| self.inner.reader.load(missing))
     }
 
     async fn ask<T>(&self, proposal: impl FnOnce(oneshot::Sender<T>) -> Proposal) -> Result<T, ProposeError> {
@@ -278,29 +313,5 @@ fn expire(
                 return;
             }
         }
-    }
-}
-
-pub struct CachedValues<'a>(&'a ValueCache);
-
-/// Some value is not in memory.
-#[derive(Debug)]
-pub struct NotCached;
-
-impl Values for CachedValues<'_> {
-    type Error = NotCached;
-
-    fn load(&mut self, versions: &[Version]) -> Result<Vec<Bytes>, NotCached> {
-        self.0.load(versions, |_| Err(NotCached))
-    }
-}
-
-pub struct StoredValues<'a>(&'a Inner);
-
-impl Values for StoredValues<'_> {
-    type Error = ReadError;
-
-    fn load(&mut self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
-        self.0.cache.load(versions, |missing| self.0.reader.load(missing))
     }
 }

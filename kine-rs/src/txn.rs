@@ -10,4 +10,4 @@ mod evaluate;
 pub use check::{
     RequestError, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable,
 };
-pub use evaluate::{EvaluateError, Transaction};
+pub use evaluate::{EvaluateError, REPLY_BYTES_MAX, Transaction, TxnPlan};

@@ -12,10 +12,12 @@ mod event;
 mod handle;
 mod hub;
 mod index;
+mod memory;
 mod queue;
 mod recent;
 
 pub use event::{Frame, Item};
 pub use handle::{HubHandle, Publisher, Stream};
 pub use hub::{Create, Hub};
+pub use memory::Memory;
 pub use queue::Queue;

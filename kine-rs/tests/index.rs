@@ -79,7 +79,11 @@ impl Driver {
 
     fn collect(&mut self, rows: usize) {
         let taken = self.taken.as_ref().map(|(next, _)| *next);
-        self.machine.collect_garbage(rows, self.named.or(taken).unwrap_or(Location::MAX));
+        self.machine.collect_garbage(
+            rows,
+            self.machine.state.compact_revision,
+            self.named.or(taken).unwrap_or(Location::MAX),
+        );
         let batch = self.machine.take_batch();
         self.rows.commit(&batch).unwrap();
     }
@@ -145,12 +149,12 @@ fn remove_index(database: &Path) {
 fn content(state: &State, reader: &dyn RowReader) -> (Vec<Location>, String) {
     let mut state = state.clone();
     let dropped: BTreeSet<Location> =
-        state.take_garbage(usize::MAX, Location::MAX).rows.into_iter().collect();
+        state.take_garbage(usize::MAX, state.compact_revision, Location::MAX).rows.into_iter().collect();
     let rows = reader.scan_heads(ScanFrom::Location(0), usize::MAX >> 1).unwrap();
     let stored = rows.iter().map(|row| row.version.location);
     let left = stored.filter(|location| !dropped.contains(location)).collect();
     state.compact_revision += 1;
-    state.take_garbage(usize::MAX, Location::MAX);
+    state.take_garbage(usize::MAX, state.compact_revision, Location::MAX);
     state.next_location = 0;
     (left, format!("{state:?}"))
 }
@@ -389,6 +393,8 @@ fn options() -> store::Options {
         progress_interval: Duration::from_secs(600),
         session_ttl: Duration::from_secs(300),
         metrics: Arc::new(Metrics::default()),
+        reply_bytes: 16 << 20,
+        watch_bytes: 16 << 20,
         slow: Slow::default(),
     }
 }

@@ -151,7 +151,7 @@ impl Sut {
     }
 
     fn collect(&mut self, rows: usize, covered: Location) -> bool {
-        let done = self.machine.collect_garbage(rows, covered);
+        let done = self.machine.collect_garbage(rows, self.machine.state.compact_revision, covered);
         self.store();
         done
     }
@@ -197,10 +197,10 @@ impl Sut {
     fn without_garbage(&self, state: &State) -> (Vec<Location>, String) {
         let mut state = state.clone();
         let dropped: BTreeSet<Location> =
-            state.take_garbage(usize::MAX, Location::MAX).rows.into_iter().collect();
+            state.take_garbage(usize::MAX, state.compact_revision, Location::MAX).rows.into_iter().collect();
         let left = self.rows.rows.keys().copied().filter(|location| !dropped.contains(location)).collect();
         state.compact_revision += 1;
-        state.take_garbage(usize::MAX, Location::MAX);
+        state.take_garbage(usize::MAX, state.compact_revision, Location::MAX);
         state.next_location = 0;
         (left, format!("{state:?}"))
     }

@@ -1,4 +1,4 @@
-//! A watcher that does not read falls behind alone: nobody waits for it, and nothing is lost for it.
+//! A watcher that does not read falls behind alone: nobody waits for it, and nothing is lost for it, or it is told so.
 
 use bytes::Bytes;
 use kine_rs::backend::Endpoint;
@@ -8,7 +8,8 @@ use proto::etcdserverpb::kv_client::KvClient;
 use proto::etcdserverpb::watch_client::WatchClient;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::{
-    PutRequest, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
+    CompactionRequest, PutRequest, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest,
+    WatchRequest, WatchResponse,
 };
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -24,9 +25,12 @@ struct Watch {
     responses: Streaming<WatchResponse>,
 }
 
+async fn connect(url: &str) -> Channel {
+    Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap()
+}
+
 impl Watch {
-    async fn open(url: &str) -> Watch {
-        let channel = Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+    async fn open(channel: Channel) -> Watch {
         let (requests, sent) = mpsc::channel(16);
         let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
         let create = WatchCreateRequest {
@@ -61,10 +65,8 @@ fn wrap(request: RequestUnion) -> WatchRequest {
     WatchRequest { request_union: Some(request) }
 }
 
-async fn slow_watcher(url: &str) {
-    let channel = Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
-    let mut kv = KvClient::new(channel);
-    let (mut slow, mut quick) = (Watch::open(url).await, Watch::open(url).await);
+/// Writes more than fits, while one watcher reads everything at once and the other one nothing.
+async fn write(kv: &mut KvClient<Channel>, quick: &mut Watch) {
     let value = Bytes::from(vec![7; VALUE_BYTES]);
     for n in 0..WRITES {
         let put =
@@ -72,6 +74,14 @@ async fn slow_watcher(url: &str) {
         kv.put(put).await.unwrap();
         quick.read_upto(n + 2, n + 2).await;
     }
+}
+
+async fn slow_watcher(url: &str) {
+    let mut kv = KvClient::new(connect(url).await);
+    // Streams of one connection: the one that stalls holds up neither the other nor the writer.
+    let shared = connect(url).await;
+    let (mut slow, mut quick) = (Watch::open(shared.clone()).await, Watch::open(shared).await);
+    write(&mut kv, &mut quick).await;
     // Requests that wait behind a full queue are answered in their order once the client reads.
     slow.requests.send(wrap(RequestUnion::ProgressRequest(WatchProgressRequest {}))).await.unwrap();
     slow.read_upto(2, WRITES + 1).await;
@@ -84,26 +94,69 @@ async fn slow_watcher(url: &str) {
     assert!(slow.next().await.canceled);
 }
 
-fn over(endpoint: Endpoint) {
+async fn compacted_watcher(url: &str) {
+    let mut kv = KvClient::new(connect(url).await);
+    let (mut slow, mut quick) =
+        (Watch::open(connect(url).await).await, Watch::open(connect(url).await).await);
+    write(&mut kv, &mut quick).await;
+    kv.compact(CompactionRequest { revision: WRITES + 1, physical: false }).await.unwrap();
+    // What was on its way comes, then the reason why nothing more can.
+    let mut next = 2;
+    let cancelled = loop {
+        let response = slow.next().await;
+        for event in &response.events {
+            assert_eq!(event.kv.as_ref().unwrap().mod_revision, next);
+            next += 1;
+        }
+        if response.canceled {
+            break response;
+        }
+    };
+    assert_eq!((cancelled.watch_id, cancelled.compact_revision), (0, WRITES + 1));
+    assert!(next > 2 && next < WRITES + 1, "{next}");
+    // The other one has missed nothing, and the stream of the one that has is as good as new.
+    let create = WatchCreateRequest { key: Bytes::from_static(b"k"), ..Default::default() };
+    slow.requests.send(wrap(RequestUnion::CreateRequest(create))).await.unwrap();
+    assert!(slow.next().await.created);
+    kv.put(PutRequest { key: Bytes::from_static(b"k"), ..Default::default() }).await.unwrap();
+    quick.read_upto(WRITES + 2, WRITES + 2).await;
+    slow.read_upto(WRITES + 2, WRITES + 2).await;
+}
+
+fn over<T: Future<Output = ()>>(endpoint: Endpoint, watcher: impl FnOnce(String) -> T) {
     let config =
         Config { endpoint, listen: vec![Listen::Tcp(([127, 0, 0, 1], 0).into())], ..Config::default() };
     let store = Datastore::start(config).unwrap();
     let url = format!("http://{}", store.addresses()[0]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(120), slow_watcher(&url)).await.expect("no step may hang");
+        tokio::time::timeout(Duration::from_secs(120), watcher(url)).await.expect("no step may hang");
     });
     drop(runtime);
     store.stop(Duration::from_secs(2));
 }
 
+fn on_sqlite<T: Future<Output = ()>>(watcher: impl FnOnce(String) -> T) {
+    let directory = tempfile::tempdir().unwrap();
+    over(Endpoint::sqlite(directory.path().join("state.db")).without_fsync(), watcher);
+}
+
 #[test]
 fn a_watcher_that_does_not_read_misses_nothing_on_sqlite() {
-    let directory = tempfile::tempdir().unwrap();
-    over(Endpoint::sqlite(directory.path().join("state.db")).without_fsync());
+    on_sqlite(|url| async move { slow_watcher(&url).await });
 }
 
 #[test]
 fn a_watcher_that_does_not_read_misses_nothing_in_memory() {
-    over(Endpoint::Memory);
+    over(Endpoint::Memory, |url| async move { slow_watcher(&url).await });
+}
+
+#[test]
+fn a_watcher_whose_history_was_compacted_is_told_so_on_sqlite() {
+    on_sqlite(|url| async move { compacted_watcher(&url).await });
+}
+
+#[test]
+fn a_watcher_whose_history_was_compacted_is_told_so_in_memory() {
+    over(Endpoint::Memory, |url| async move { compacted_watcher(&url).await });
 }

@@ -95,7 +95,8 @@ impl<'a> Contest<'a> {
 
     pub async fn run(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
         check_txn(&request, self.api.limits.txn_operations_max)?;
-        self.api.run_txn(self.caller.clone(), request).await
+        let (response, _) = self.api.run_txn(self.caller.clone(), request).await?;
+        Ok(response)
     }
 
     /// Waits until every contender before this one has gone. Ending the wait early, by an error or because the client has

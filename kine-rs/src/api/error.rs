@@ -2,6 +2,7 @@
 
 use crate::apply::ApplyError;
 use crate::auth::Refusal;
+use crate::budget::Exhausted;
 use crate::mvcc::range::RangeError;
 use crate::rows::ReadError;
 use crate::snapshot::SnapshotError;
@@ -25,6 +26,9 @@ pub const LEASE_EXISTS: &str = "etcdserver: lease already exists";
 const LEASE_TTL_TOO_LARGE: &str = "etcdserver: too large lease TTL";
 pub const REQUEST_TOO_LARGE: &str = "etcdserver: request is too large";
 pub const TOO_MANY_REQUESTS: &str = "etcdserver: too many requests";
+/// etcd has no such limit.
+const REPLY_TOO_LARGE: &str =
+    "etcdserver: the reply would be larger than 64 MiB; read less, or outside of a transaction that writes";
 pub const BAD_LEADER_TRANSFEREE: &str = "etcdserver: bad leader transferee";
 pub const WRONG_DOWNGRADE_VERSION: &str = "etcdserver: wrong downgrade target version format";
 pub const INVALID_DOWNGRADE_VERSION: &str = "etcdserver: invalid downgrade target version";
@@ -90,6 +94,8 @@ impl From<ApplyError> for Status {
             ApplyError::DowngradeInProgress => (Code::FailedPrecondition, DOWNGRADE_IN_PROGRESS),
             ApplyError::NoSpace => (Code::ResourceExhausted, NO_SPACE),
             ApplyError::Corrupt => (Code::DataLoss, CORRUPT),
+            ApplyError::ReplyTooLarge => (Code::ResourceExhausted, REPLY_TOO_LARGE),
+            ApplyError::Busy => (Code::ResourceExhausted, TOO_MANY_REQUESTS),
             ApplyError::Refused(refusal) => return refusal.into(),
             ApplyError::Read(error) => return error.into(),
         };
@@ -150,6 +156,12 @@ impl From<ProposeError> for Status {
             ProposeError::TooMany => Status::resource_exhausted(TOO_MANY_REQUESTS),
             ProposeError::Stopped => Status::unavailable(STOPPED),
         }
+    }
+}
+
+impl From<Exhausted> for Status {
+    fn from(_: Exhausted) -> Self {
+        Status::resource_exhausted(TOO_MANY_REQUESTS)
     }
 }
 

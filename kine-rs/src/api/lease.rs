@@ -2,10 +2,13 @@
 
 use super::Api;
 use super::caller::Credentials;
+use super::read::holding;
 use crate::apply::{ApplyError, Command, Reply};
 use crate::auth::{Access, Caller, permit};
+use crate::budget::Exhausted;
 use crate::lease::TTL_MIN_SECONDS;
 use crate::store::ProposeError;
+use bytes::Bytes;
 use proto::etcdserverpb::lease_server::Lease;
 use proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
@@ -90,7 +93,8 @@ impl Lease for Api {
             },
             None => LeaseTimeToLiveResponse { header, id, ttl: -1, ..Default::default() },
         };
-        Ok(Response::new(response))
+        let taken = self.counted(response.keys.iter().map(Bytes::len).sum()).ok_or(Exhausted)?;
+        Ok(holding(response, taken))
     }
 
     async fn lease_leases(
@@ -104,8 +108,9 @@ impl Lease for Api {
             ids.iter().try_for_each(|id| permit::lease(&view, &caller, Access::Read, *id))?;
         }
         let header = Some(self.store.identity().header(view.revision));
-        let leases = ids.into_iter().map(|id| LeaseStatus { id }).collect();
-        Ok(Response::new(LeaseLeasesResponse { header, leases }))
+        let leases: Vec<LeaseStatus> = ids.into_iter().map(|id| LeaseStatus { id }).collect();
+        let taken = self.counted(size_of_val(leases.as_slice())).ok_or(Exhausted)?;
+        Ok(holding(LeaseLeasesResponse { header, leases }, taken))
     }
 }
 

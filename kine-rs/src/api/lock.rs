@@ -49,7 +49,7 @@ impl Api {
         let caller = self.caller(&request)?;
         let delete = DeleteRangeRequest { key: request.into_inner().key, ..Default::default() };
         check_delete(&delete)?;
-        let deleted = self.run_delete(caller, delete).await?;
+        let (deleted, _) = self.run_delete(caller, delete).await?;
         Ok(UnlockResponse { header: deleted.header })
     }
 }

@@ -5,13 +5,14 @@ use super::error::{
     BAD_LEADER_TRANSFEREE, INVALID_DOWNGRADE_VERSION, UNKNOWN_METHOD, WRONG_DOWNGRADE_VERSION,
 };
 use super::kv::blocking;
+use super::read::holding;
 use crate::apply::{ApplyError, Command, Reply};
 use crate::auth::Caller;
 use crate::mvcc::Release;
 use crate::mvcc::hash::Hasher;
 use crate::mvcc::range::read_revision;
 use crate::rows::{ReadError, ScanFrom};
-use crate::snapshot::{Snapshot, Source, image};
+use crate::snapshot::{PIECE_BYTES_MAX, Snapshot, Source, image};
 use bytes::Bytes;
 use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use proto::etcdserverpb::maintenance_server::Maintenance;
@@ -29,6 +30,8 @@ const HASH_ROWS_MAX: usize = 1000;
 const HASH_BYTES_MAX: usize = 4 << 20;
 /// etcd's size of a snapshot's messages.
 const SNAPSHOT_BLOB_BYTES: usize = 32 << 10;
+/// What a snapshot has in memory while it is sent: a piece, the rows it is made of, and what the connection holds.
+const SNAPSHOT_BYTES: usize = 2 * PIECE_BYTES_MAX + (1 << 20);
 
 #[tonic::async_trait]
 impl Maintenance for Api {
@@ -98,11 +101,13 @@ impl Maintenance for Api {
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         self.root_caller(&request)?;
-        let (view, pin) = self.store.pin().await?;
+        let taken = self.store.replies().take(SNAPSHOT_BYTES).await?;
+        let (view, pin) = self.store.pin(None);
         let image = image(&view, self.store.identity(), &self.about);
         let source = Source { view, pin, reader: self.store.reader().clone() };
         let snapshot = blocking(move || Ok(Snapshot::plan(source, &image)?)).await?;
-        Ok(Response::new(Box::pin(stream(snapshot, minor_release(&self.about.version)))))
+        let messages: Self::SnapshotStream = Box::pin(stream(snapshot, minor_release(&self.about.version)));
+        Ok(holding(messages, Some(taken)))
     }
 
     async fn move_leader(
@@ -200,7 +205,7 @@ impl Api {
 }
 
 /// The messages of a snapshot: the file in blobs, then its digest. A client that stops reading stops the work, and loses
-/// the snapshot after a while (see `backend::Pin`).
+/// the snapshot after a while (see `server::stalls` and `backend::Pin`).
 fn stream(
     mut snapshot: Snapshot,
     version: String,

@@ -5,14 +5,15 @@
 //! stored is undone by going back to the last published state.
 
 use super::indexer::Indexer;
-use super::pin::{Pin, Pins};
+use super::pin::Pins;
 use crate::apply::{ApplyError, Command, Machine, Reply};
 use crate::auth::Caller;
 use crate::auth::sessions::Sessions;
+use crate::budget::{Budget, Taken, UNCOUNTED_BYTES_MAX};
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
 use crate::mvcc::range::Values;
-use crate::mvcc::{Location, ReadView, State, Version};
+use crate::mvcc::{Location, State, Version};
 use crate::rows::{Batch, Bucket, CommitError, ReadError, RowWriter, Size};
 use crate::watch::Publisher;
 use arc_swap::ArcSwap;
@@ -25,14 +26,20 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Most commands of one batch; more wait for the next.
 const BATCH_COMMANDS_MAX: usize = 4096;
-/// Values of one batch, after which it is closed: bounds the time of a commit and the memory it holds.
+/// Values of one batch and its replies, after which it is closed: bounds the time of a commit and the memory it holds.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Compacted rows dropped with one batch, so that compaction never holds up a write for longer than this takes.
 const GARBAGE_ROWS_MAX: usize = 512;
 
 /// What a proposal comes to, and where it is awaited.
-type Outcome = Result<Reply, ApplyError>;
+type Outcome = Result<Answer, ApplyError>;
 type Waiter = oneshot::Sender<Outcome>;
+
+/// A reply, and the memory that is counted for it when it is large.
+pub struct Answer {
+    pub reply: Reply,
+    pub held: Option<Taken>,
+}
 
 /// What the writer thread is asked to do.
 pub enum Proposal {
@@ -54,10 +61,6 @@ pub enum Proposal {
     Size {
         reply: oneshot::Sender<Size>,
     },
-    /// The newest view, with its rows held back from compaction.
-    Pin {
-        reply: oneshot::Sender<(ReadView, Pin)>,
-    },
     /// An image of the index is written, and waits to be named.
     ImageWritten,
     Stop,
@@ -77,16 +80,19 @@ pub struct Writer {
     pub pins: Pins,
     /// `None`: the store is not opened a second time.
     pub indexer: Option<Indexer>,
+    /// Memory of replies.
+    pub replies: Arc<Budget>,
 }
 
 /// Replies that wait for the batch they belong to.
 #[derive(Default)]
 struct Round {
     replies: Vec<(Waiter, Outcome)>,
-    physical: Vec<(Waiter, Reply)>,
+    physical: Vec<(Waiter, Answer)>,
     sizes: Vec<oneshot::Sender<Size>>,
     defragments: Vec<oneshot::Sender<()>>,
-    pins: Vec<oneshot::Sender<(ReadView, Pin)>>,
+    /// Of commands and of replies.
+    bytes: usize,
     compacted: bool,
     unreadable: Option<String>,
     stop: bool,
@@ -101,7 +107,7 @@ struct Cleanup {
     covered: Location,
     /// There was no space to tidy up; to be tried again after the next commit that fits.
     stalled: bool,
-    waiting: Vec<(Waiter, Reply)>,
+    waiting: Vec<(Waiter, Answer)>,
 }
 
 impl Writer {
@@ -111,7 +117,9 @@ impl Writer {
         loop {
             let covered = self.indexer.as_ref().map_or(Location::MAX, Indexer::covered);
             cleanup.garbage |= covered > std::mem::replace(&mut cleanup.covered, covered);
-            // Rows that a pin holds wait for the command after it ends.
+            // Rows that a pin holds wait for the command after it ends. A view that is loaded from here on is at or above
+            // this compaction, so a pin that is given meanwhile misses nothing that goes with it.
+            let compacted = self.published.load().compact_revision;
             let droppable = cleanup.garbage && !self.pins.hold(Instant::now());
             let tidying = if cleanup.garbage { droppable } else { cleanup.space };
             let first = if tidying {
@@ -128,7 +136,9 @@ impl Writer {
             };
             let idle = first.is_none();
             let round = self.apply_waiting(first);
-            let garbage_done = droppable && self.machine.collect_garbage(GARBAGE_ROWS_MAX, covered);
+            let garbage_done = droppable
+                && self.machine.collect_garbage(GARBAGE_ROWS_MAX, compacted, covered)
+                && !round.compacted;
             let stop = round.stop;
             self.commit(round, &mut cleanup);
             if garbage_done && !cleanup.stalled {
@@ -148,15 +158,15 @@ impl Writer {
     /// Applies `first` and everything that waits behind it, up to the bounds of a batch.
     fn apply_waiting(&mut self, first: Option<Proposal>) -> Round {
         let mut round = Round::default();
-        let (mut count, mut bytes) = (0, 0);
+        let mut count = 0;
         let mut next = first;
         while let Some(proposal) = next {
-            self.apply(proposal, &mut round, &mut bytes);
+            self.apply(proposal, &mut round);
             count += 1;
             if round.stop
                 || round.unreadable.is_some()
                 || count >= BATCH_COMMANDS_MAX
-                || bytes >= BATCH_BYTES_MAX
+                || round.bytes >= BATCH_BYTES_MAX
             {
                 break;
             }
@@ -165,10 +175,10 @@ impl Writer {
         round
     }
 
-    fn apply(&mut self, proposal: Proposal, round: &mut Round, bytes: &mut usize) {
+    fn apply(&mut self, proposal: Proposal, round: &mut Round) {
         match proposal {
             Proposal::Apply { caller, command, reply, weight } => {
-                *bytes += weight.bytes;
+                round.bytes += weight.bytes;
                 round.compacted |= matches!(command, Command::Compact { .. });
                 let result = self.apply_command(&caller, command, round);
                 if let Some(reply) = reply {
@@ -185,7 +195,6 @@ impl Writer {
                 }
             }
             Proposal::Size { reply } => round.sizes.push(reply),
-            Proposal::Pin { reply } => round.pins.push(reply),
             Proposal::Defragment { reply } => round.defragments.push(reply),
             Proposal::ImageWritten => {}
             Proposal::Stop => round.stop = true,
@@ -193,13 +202,21 @@ impl Writer {
     }
 
     fn apply_command(&mut self, caller: &Caller, command: Command, round: &mut Round) -> Outcome {
+        // A reply is made before its size is known, so one may exceed what is left, but not another one after it.
+        if self.replies.is_overdrawn() && command.returns_values() {
+            return Err(ApplyError::Busy);
+        }
         let mut stored = Stored { cache: &self.cache, rows: self.rows.as_mut() };
         let result = self.machine.apply(caller, command, &mut stored);
         if let Err(ApplyError::Read(error)) = &result {
             // The command may have been applied by half.
             round.unreadable = Some(error.to_string());
         }
-        result
+        let reply = result?;
+        let bytes = reply.value_bytes();
+        round.bytes += bytes;
+        let held = (bytes > UNCOUNTED_BYTES_MAX).then(|| self.replies.owe(bytes));
+        Ok(Answer { reply, held })
     }
 
     fn commit(&mut self, mut round: Round, cleanup: &mut Cleanup) {
@@ -245,9 +262,6 @@ impl Writer {
         }
         for reply in round.sizes {
             reply.send(self.rows.size()).ok();
-        }
-        for reply in round.pins {
-            reply.send((self.published.load_full(), self.pins.give(Instant::now()))).ok();
         }
     }
 

@@ -1,8 +1,10 @@
 //! Holding rows back from compaction while somebody reads them in several steps.
 //!
 //! While a pin is held, compaction takes effect as ever (what it forbids is forbidden) but its rows stay, so two walks over
-//! a view find the same rows. Handed out by the writer between two batches, so no removal is under way when it is given.
-//! A holder that does nothing for too long loses the pin and is told so; nobody can keep the database from shrinking.
+//! a view find the same rows. Whoever loads a view after it was given a pin finds all rows of that view: the writer asks for
+//! pins before it takes rows away, and then takes only those that the published compaction has made invisible.
+//! A holder that does nothing for too long, or goes on for too long, loses the pin and is told so; nobody can keep the
+//! database from shrinking.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -10,47 +12,59 @@ use std::time::{Duration, Instant};
 /// How long a holder may leave a pin untouched.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// Last use of a pin; `None` once it is lost.
-type Used = Mutex<Option<Instant>>;
+pub struct Pin(Arc<Mutex<Used>>);
 
-pub struct Pin(Arc<Used>);
+struct Used {
+    /// The last use; `None` once the pin is lost.
+    last: Option<Instant>,
+    /// When it ends at the latest.
+    until: Option<Instant>,
+}
 
-/// The pin was left untouched for too long: rows of the view may be gone.
+/// The pin was left untouched or was held for too long: rows of the view may be gone.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing was read for {} seconds", IDLE_MAX.as_secs())]
+#[error("it was read too slowly: nothing for {} seconds, or for too long altogether", IDLE_MAX.as_secs())]
 pub struct PinLost;
 
 impl Pin {
     /// Keeps the pin for another while.
     pub fn touch(&self) -> Result<(), PinLost> {
         let mut used = self.0.lock().expect("no holder of a pin's lock panics");
-        *used.as_mut().ok_or(PinLost)? = Instant::now();
+        *used.last.as_mut().ok_or(PinLost)? = Instant::now();
         Ok(())
     }
 }
 
-/// The writer's side: all pins that are out.
-#[derive(Default)]
-pub struct Pins(Vec<Weak<Used>>);
+/// All pins that are out.
+#[derive(Clone, Default)]
+pub struct Pins(Arc<Mutex<Vec<Weak<Mutex<Used>>>>>);
 
 impl Pins {
-    pub fn give(&mut self, now: Instant) -> Pin {
-        let used = Arc::new(Mutex::new(Some(now)));
-        self.0.push(Arc::downgrade(&used));
+    /// A pin for at most `held_max`; without it, for as long as it is used.
+    pub fn give(&self, now: Instant, held_max: Option<Duration>) -> Pin {
+        let used = Used { last: Some(now), until: held_max.map(|held_max| now + held_max) };
+        let used = Arc::new(Mutex::new(used));
+        self.all().push(Arc::downgrade(&used));
         Pin(used)
     }
 
-    /// Whether rows must stay; takes pins away that were left untouched.
-    pub fn hold(&mut self, now: Instant) -> bool {
-        self.0.retain(|pin| pin.upgrade().is_some_and(|used| keep(&used, now)));
-        !self.0.is_empty()
+    /// Whether rows must stay; takes pins away that were left untouched or held for too long.
+    pub fn hold(&self, now: Instant) -> bool {
+        let mut all = self.all();
+        all.retain(|pin| pin.upgrade().is_some_and(|used| keep(&used, now)));
+        !all.is_empty()
+    }
+
+    fn all(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Mutex<Used>>>> {
+        self.0.lock().expect("no holder of the pins panics")
     }
 }
 
-fn keep(used: &Used, now: Instant) -> bool {
+fn keep(used: &Mutex<Used>, now: Instant) -> bool {
     let mut used = used.lock().expect("no holder of a pin's lock panics");
-    *used = used.filter(|last| now.saturating_duration_since(*last) < IDLE_MAX);
-    used.is_some()
+    let over = used.until.is_some_and(|until| until <= now);
+    used.last = used.last.filter(|last| !over && now.saturating_duration_since(*last) < IDLE_MAX);
+    used.last.is_some()
 }
 
 #[cfg(test)]
@@ -59,13 +73,23 @@ mod tests {
 
     #[test]
     fn a_pin_holds_until_it_is_dropped_or_forgotten() {
-        let (mut pins, now) = (Pins::default(), Instant::now());
+        let (pins, now) = (Pins::default(), Instant::now());
         assert!(!pins.hold(now));
-        let (kept, dropped) = (pins.give(now), pins.give(now));
+        let (kept, dropped) = (pins.give(now, None), pins.give(now, None));
         drop(dropped);
         assert!(pins.hold(now + IDLE_MAX / 2));
         kept.touch().expect("in time");
         assert!(!pins.hold(now + IDLE_MAX * 2));
         assert!(kept.touch().is_err());
+    }
+
+    #[test]
+    fn a_pin_ends_at_its_time_however_much_it_is_used() {
+        let (pins, now) = (Pins::default(), Instant::now());
+        let pin = pins.give(now, Some(IDLE_MAX / 4));
+        pin.touch().expect("in time");
+        assert!(pins.hold(now + IDLE_MAX / 8));
+        assert!(!pins.hold(now + IDLE_MAX / 4));
+        assert!(pin.touch().is_err());
     }
 }

@@ -23,6 +23,8 @@ use table::Effect;
 const QUOTA_DEFAULT: u64 = 2 << 30;
 /// What bcrypt can do.
 const BCRYPT_COSTS: (u64, u64) = (4, 31);
+/// What gRPC enforces when it is told nothing.
+const GRPC_PING_INTERVAL_MIN: Duration = Duration::from_secs(5 * 60);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -131,6 +133,13 @@ impl Etcd {
                     Duration::ZERO => Connections::default().ping_timeout,
                     timeout => timeout,
                 },
+                client_ping_interval_min: Some(match flags.duration("grpc-keepalive-min-time") {
+                    Duration::ZERO => GRPC_PING_INTERVAL_MIN,
+                    interval => interval,
+                }),
+                // There etcd has Go's HTTP server in front of gRPC, which does not count.
+                pings_counted_beside_http: false,
+                ..Connections::default()
             },
             member_name: name.to_owned(),
             client_urls: flags.list("advertise-client-urls"),
@@ -410,6 +419,14 @@ mod tests {
         let unknown = Err(VerifyError::CompactionMode("foo".into()));
         assert_eq!(compaction(&["--auto-compaction-mode=foo"]), unknown);
         assert!(compaction(&["--auto-compaction-retention=x"]).is_err());
+    }
+
+    #[test]
+    fn the_least_time_between_pings_is_never_none() {
+        let least = |flags: &[&str]| etcd(flags).unwrap().config.connections.client_ping_interval_min;
+        assert_eq!(least(&[]), Some(Duration::from_secs(5)));
+        assert_eq!(least(&["--grpc-keepalive-min-time=30s"]), Some(Duration::from_secs(30)));
+        assert_eq!(least(&["--grpc-keepalive-min-time=0"]), Some(Duration::from_secs(300)));
     }
 
     #[test]

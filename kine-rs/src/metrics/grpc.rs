@@ -169,8 +169,8 @@ pub struct MessageCounter {
 }
 
 impl MessageCounter {
-    /// The messages whose header ends in this piece.
-    pub fn feed(&mut self, mut piece: &[u8]) -> u64 {
+    /// The messages whose header ends in this piece; `begun` is told their lengths.
+    pub fn feed(&mut self, mut piece: &[u8], mut begun: impl FnMut(usize)) -> u64 {
         let mut messages = 0;
         while !piece.is_empty() {
             if self.payload_left > 0 {
@@ -188,9 +188,15 @@ impl MessageCounter {
                 self.payload_left = u32::from_be_bytes(length) as usize;
                 self.header_len = 0;
                 messages += 1;
+                begun(self.payload_left);
             }
         }
         messages
+    }
+
+    /// Whether the last message is complete.
+    pub fn is_between(&self) -> bool {
+        self.payload_left == 0 && self.header_len == 0
     }
 }
 
@@ -203,8 +209,11 @@ mod tests {
         let body = [&[0, 0, 0, 0, 3, 1, 2, 3][..], &[0, 0, 0, 0, 0], &[0, 0, 0, 0, 1, 9]].concat();
         for step in 1..=body.len() {
             let mut counter = MessageCounter::default();
-            let counted: u64 = body.chunks(step).map(|piece| counter.feed(piece)).sum();
-            assert_eq!(counted, 3, "in pieces of {step}");
+            let mut lengths = Vec::new();
+            let counted: u64 =
+                body.chunks(step).map(|piece| counter.feed(piece, |length| lengths.push(length))).sum();
+            assert_eq!((counted, lengths), (3, vec![3, 0, 1]), "in pieces of {step}");
+            assert!(counter.is_between());
         }
     }
 

@@ -332,7 +332,7 @@ mod tests {
             state.put(key.as_bytes(), &version);
         }
         state.compact_revision = state.revision / 4 * 3;
-        state.take_garbage(usize::MAX, 0);
+        state.take_garbage(usize::MAX, state.compact_revision, 0);
         state
     }
 

@@ -5,6 +5,7 @@
 //! bodies of errors and the form of streams are those of etcd's gateway.
 
 mod paths;
+mod transcode;
 mod wire;
 
 use super::http::{JSON, answer};
@@ -21,10 +22,13 @@ use serde_json::json;
 use std::pin::Pin;
 use tonic::body::Body;
 use tonic::{Code, Status};
+use transcode::Transcoder;
 use wire::{Messages, Values, to_json};
 
 /// JSON is larger than the message it stands for: base64 and names.
 const JSON_PER_MESSAGE: usize = 2;
+/// A message up to this size is turned into JSON as a whole, a larger one in pieces.
+const WHOLE_BYTES_MAX: usize = 64 << 10;
 
 /// `/v3beta/` is what it was called once; etcd still answers there.
 pub fn is_gateway(path: &str) -> bool {
@@ -41,8 +45,9 @@ pub async fn gateway(faces: &Faces, request: Request<Body>) -> Response<Body> {
     let (input, output) = (method.input(), method.output());
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let (parts, body) = request.into_parts();
-    let bytes_max = faces.message_bytes_max() * JSON_PER_MESSAGE;
-    let values = Values::new(body, input, bytes_max);
+    let arrivals = faces.arrivals();
+    let bytes_max = arrivals.message_bytes_max * JSON_PER_MESSAGE;
+    let values = Values::new(body, input, bytes_max, arrivals.budget.clone());
     let body = if method.is_client_streaming() {
         Body::new(StreamBody::new(values.into_frames()))
     } else {
@@ -51,15 +56,25 @@ pub async fn gateway(faces: &Faces, request: Request<Body>) -> Response<Body> {
             Err(status) => return failed(&status),
         }
     };
-    let response = faces.grpc(call(&path, &parts.headers, body).map(Received::from)).await;
-    let Ok(response) = response;
+    let response = faces.grpc(call(&path, &parts.headers, body).map(Received::from), None).await;
+    let Ok(mut response) = response;
     if let Some(status) = Status::from_header_map(response.headers())
         && status.code() != Code::Ok
     {
         return failed(&status);
     }
+    // What the answer holds is held until its JSON is written.
+    let held = response.body_mut().take_held();
     let messages = Messages::new(response.into_body());
-    if method.is_server_streaming() { stream(messages, output).await } else { single(messages, output).await }
+    let mut response = if method.is_server_streaming() {
+        stream(messages, output).await
+    } else {
+        single(messages, output).await
+    };
+    if let Some(held) = held {
+        response.extensions_mut().insert(held);
+    }
+    response
 }
 
 /// The gRPC request; who the client says it is goes along.
@@ -78,13 +93,20 @@ fn call(path: &str, headers: &HeaderMap, body: Body) -> Request<Body> {
 }
 
 async fn single(mut messages: Messages, output: MessageDescriptor) -> Response<Body> {
-    let message = match messages.next().await {
-        Some(Ok(message)) => message,
+    let length = match messages.begin().await {
+        Some(Ok(length)) => length,
         Some(Err(status)) => return failed(&status),
         None => return failed(&Status::internal("the call ended without an answer")),
     };
+    if length > WHOLE_BYTES_MAX {
+        return answered(Body::new(StreamBody::new(long(messages, output, length))));
+    }
+    let message = match messages.whole().await {
+        Ok(message) => message,
+        Err(status) => return failed(&status),
+    };
     // The status of the call comes after its answer.
-    match messages.next().await {
+    match messages.begin().await {
         None => answered(Body::new(Full::new(to_json(&output, message).into()))),
         Some(Err(status)) => failed(&status),
         Some(Ok(_)) => failed(&Status::internal("the call has more than one answer")),
@@ -93,7 +115,7 @@ async fn single(mut messages: Messages, output: MessageDescriptor) -> Response<B
 
 /// A line of JSON for each message. The first one is awaited: an error before it is an error of the whole request.
 async fn stream(mut messages: Messages, output: MessageDescriptor) -> Response<Body> {
-    let first = match messages.next().await {
+    let first = match messages.begin().await {
         Some(Err(status)) => {
             return answer(http_status(status.code()), JSON, json!({"error": error(&status)}).to_string());
         }
@@ -102,23 +124,47 @@ async fn stream(mut messages: Messages, output: MessageDescriptor) -> Response<B
     answered(Body::new(StreamBody::new(lines(first, messages, output))))
 }
 
-type Lines = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Status>> + Send>>;
+type Pieces = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Status>> + Send>>;
 
-fn lines(first: Option<Result<Bytes, Status>>, mut messages: Messages, output: MessageDescriptor) -> Lines {
-    Box::pin(async_stream::stream! {
+/// The JSON of a message that was begun, piece by piece. An error breaks it off.
+fn long(mut messages: Messages, output: MessageDescriptor, length: usize) -> Pieces {
+    Box::pin(async_stream::try_stream! {
+        let mut transcoder = Transcoder::new(output, length);
+        while let Some(piece) = transcoder.next(&mut messages).await? {
+            yield Frame::data(piece);
+        }
+        if let Some(Err(status)) = messages.begin().await {
+            Err(status)?;
+        }
+    })
+}
+
+fn lines(first: Option<Result<usize, Status>>, mut messages: Messages, output: MessageDescriptor) -> Pieces {
+    Box::pin(async_stream::try_stream! {
         let mut next = first;
-        while let Some(message) = next {
-            let line = match message {
-                Ok(message) => {
+        while let Some(begun) = next {
+            match begun {
+                Ok(length) if length > WHOLE_BYTES_MAX => {
+                    yield Frame::data(Bytes::from_static(br#"{"result":"#));
+                    let mut transcoder = Transcoder::new(output.clone(), length);
+                    while let Some(piece) = transcoder.next(&mut messages).await? {
+                        yield Frame::data(piece);
+                    }
+                    yield Frame::data(Bytes::from_static(b"}\n"));
+                }
+                Ok(_) => {
+                    let message = messages.whole().await?;
                     let mut line = br#"{"result":"#.to_vec();
                     line.extend_from_slice(&to_json(&output, message));
                     line.extend_from_slice(b"}\n");
-                    line
+                    yield Frame::data(line.into());
                 }
-                Err(status) => format!("{}\n", json!({"error": error(&status)})).into_bytes(),
-            };
-            yield Ok(Frame::data(line.into()));
-            next = messages.next().await;
+                Err(status) => {
+                    let line = format!("{}\n", json!({"error": error(&status)}));
+                    yield Frame::data(line.into());
+                }
+            }
+            next = messages.begin().await;
         }
     })
 }

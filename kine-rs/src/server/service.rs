@@ -2,8 +2,11 @@
 
 use super::gateway::{gateway, is_gateway};
 use super::http::{allow_origin, plain, refuse};
-use super::measured::{Received, Sent};
+use super::measured::{Arrivals, Received, Sent};
+use super::requests::{Admitted, Connection};
 use crate::api::caller::CertificateName;
+use crate::api::error::TOO_MANY_REQUESTS;
+use crate::api::reply::{Held, LongBody};
 use crate::api::watch::WatchServer;
 use crate::api::{Api, Authority};
 use crate::config::{Http, Serves};
@@ -30,8 +33,14 @@ use tower_service::Service;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Sent>, Infallible>> + Send>>;
 
-/// A call that is measured, and where the bytes of its answer are counted.
-type Measure = (Call, IntCounter);
+/// What a call's answer carries until it is sent.
+#[derive(Default)]
+struct Attached {
+    /// The call, if it is measured, and where the bytes of its answer are counted.
+    measure: Option<(Call, IntCounter)>,
+    /// Its place among the requests under way; a call through the gateway has the gateway's.
+    admitted: Option<Admitted>,
+}
 
 #[derive(Clone)]
 pub struct Faces {
@@ -52,11 +61,12 @@ pub struct Faces {
     serves: Serves,
     /// The connection is encrypted.
     secure: bool,
+    arrivals: Arrivals,
 }
 
 impl Faces {
-    pub fn new(api: Api, http: Arc<Http>) -> Self {
-        let decode_max = api.limits.message_bytes_max();
+    pub fn new(api: Api, http: Arc<Http>, arrivals: Arrivals) -> Self {
+        let decode_max = arrivals.message_bytes_max;
         let encode_max = usize::MAX;
         Faces {
             kv: KvServer::new(api.clone())
@@ -77,6 +87,7 @@ impl Faces {
             http,
             serves: Serves::Everything,
             secure: false,
+            arrivals,
         }
     }
 
@@ -91,24 +102,23 @@ impl Faces {
     }
 
     /// Answers one gRPC call, counted and measured.
-    pub fn grpc(&self, request: Request<Received>) -> Answer {
+    pub fn grpc(&self, request: Request<Received>, admitted: Option<Admitted>) -> Answer {
         let grpc = &self.api.store.metrics().grpc;
         match grpc.method(request.uri().path()) {
             Some(method) => {
-                let request = request.map(|body| body.counted(method.clone(), grpc));
-                let measure = (Call::start(method.clone()), grpc.sent_bytes.clone());
-                self.route(request, Some(measure))
+                let request = request.map(|body| body.counted(method.clone(), grpc, &self.arrivals));
+                let measure = Some((Call::start(method.clone()), grpc.sent_bytes.clone()));
+                self.route(request, Attached { measure, admitted })
             }
-            None => self.route(request, None),
+            None => self.route(request, Attached { measure: None, admitted }),
         }
     }
 
-    /// The largest message a client may send.
-    pub fn message_bytes_max(&self) -> usize {
-        self.api.limits.message_bytes_max()
+    pub fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
-    fn http(&self, request: Request<Body>) -> Answer {
+    fn http(&self, request: Request<Body>, admitted: Admitted) -> Answer {
         let faces = self.clone();
         Box::pin(async move {
             let asked = request.headers().clone();
@@ -123,22 +133,22 @@ impl Faces {
                 None => plain(&faces.api, request).await,
             };
             allow_origin(&faces.http, &asked, response.headers_mut());
-            Ok(response.map(Sent::from))
+            Ok(attach(response, Attached { measure: None, admitted: Some(admitted) }))
         })
     }
 
-    fn route(&self, request: Request<Received>, measure: Option<Measure>) -> Answer {
+    fn route(&self, request: Request<Received>, attached: Attached) -> Answer {
         let path = request.uri().path();
         let service =
             path.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(service, _)| service);
         match service {
-            "etcdserverpb.KV" => answer(self.kv.clone().call(request), measure),
-            "etcdserverpb.Watch" => answer(self.watch.clone().call(request), measure),
-            "etcdserverpb.Lease" => answer(self.lease.clone().call(request), measure),
-            "etcdserverpb.Auth" => answer(self.auth.clone().call(request), measure),
-            "v3lockpb.Lock" => answer(self.lock.clone().call(request), measure),
-            "v3electionpb.Election" => answer(self.election.clone().call(request), measure),
-            "etcdserverpb.Maintenance" => answer(self.maintenance.clone().call(request), measure),
+            "etcdserverpb.KV" => answer(self.kv.clone().call(request), attached),
+            "etcdserverpb.Watch" => answer(self.watch.clone().call(request), attached),
+            "etcdserverpb.Lease" => answer(self.lease.clone().call(request), attached),
+            "etcdserverpb.Auth" => answer(self.auth.clone().call(request), attached),
+            "v3lockpb.Lock" => answer(self.lock.clone().call(request), attached),
+            "v3electionpb.Election" => answer(self.election.clone().call(request), attached),
+            "etcdserverpb.Maintenance" => answer(self.maintenance.clone().call(request), attached),
             "etcdserverpb.Cluster" => {
                 let mut request = request;
                 if let Some(authority) = request.uri().authority() {
@@ -146,9 +156,9 @@ impl Faces {
                     let authority = Authority(format!("{scheme}://{authority}"));
                     request.extensions_mut().insert(authority);
                 }
-                answer(self.cluster.clone().call(request), measure)
+                answer(self.cluster.clone().call(request), attached)
             }
-            "grpc.health.v1.Health" => answer(self.health.clone().call(request), measure),
+            "grpc.health.v1.Health" => answer(self.health.clone().call(request), attached),
             service => {
                 let status = Status::new(Code::Unimplemented, format!("unknown service {service}"));
                 Box::pin(async move { Ok(status.into_http::<Body>().map(Sent::from)) })
@@ -157,18 +167,27 @@ impl Faces {
     }
 }
 
-/// Awaits a service's answer; what is measured ends with it.
+/// Awaits a service's answer.
 fn answer(
     answer: impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
-    measure: Option<Measure>,
+    attached: Attached,
 ) -> Answer {
-    Box::pin(async move {
-        let response = reworded(answer.await?);
-        Ok(match measure {
-            Some((call, sent_bytes)) => Sent::response(response, call, sent_bytes),
-            None => response.map(Sent::from),
-        })
-    })
+    Box::pin(async move { Ok(attach(reworded(answer.await?), attached)) })
+}
+
+/// A response with what it carries until it is sent, and with the body that came beside it.
+fn attach(mut response: Response<Body>, attached: Attached) -> Response<Sent> {
+    let Attached { measure, admitted } = attached;
+    let extensions = response.extensions_mut();
+    let (held, long) = if extensions.is_empty() {
+        (None, None)
+    } else {
+        (extensions.remove::<Held>(), extensions.remove::<LongBody>().and_then(|long| long.take()))
+    };
+    if let Some(long) = long {
+        *response.body_mut() = Body::new(long);
+    }
+    Sent::response(response, measure).map(|body| body.admitted(admitted).holding(held))
 }
 
 /// tonic's text for a message over the limit, put into grpc-go's words and code: clients know only those.
@@ -187,29 +206,47 @@ fn reworded(response: Response<Body>) -> Response<Body> {
     response
 }
 
-impl hyper::service::Service<Request<Incoming>> for Faces {
+/// What one connection's client is served.
+pub struct Client {
+    pub faces: Faces,
+    pub connection: Arc<Connection>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Client {
     type Response = Response<Sent>;
     type Error = Infallible;
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
+        let faces = &self.faces;
         let is_grpc = request
             .headers()
             .get(CONTENT_TYPE)
             .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-        match (is_grpc, self.serves) {
+        let Some(admitted) = self.connection.admit() else { return too_many(is_grpc) };
+        match (is_grpc, faces.serves) {
             (true, Serves::Everything | Serves::Grpc) => {
                 let mut request = request.map(Received::from);
                 // Not through the gateway: there the certificate says nothing of who asks.
-                if let Some(name) = &self.certificate_name {
+                if let Some(name) = &faces.certificate_name {
                     request.extensions_mut().insert(name.clone());
                 }
-                self.grpc(request)
+                faces.grpc(request, Some(admitted))
             }
             (true, _) | (false, Serves::Grpc) => Box::pin(async { Ok(status_only(StatusCode::NOT_FOUND)) }),
-            (false, _) => self.http(request.map(Body::new)),
+            (false, _) => faces.http(request.map(Body::new), admitted),
         }
     }
+}
+
+/// One request more than are answered at a time.
+fn too_many(is_grpc: bool) -> Answer {
+    let refusal = if is_grpc {
+        Status::resource_exhausted(TOO_MANY_REQUESTS).into_http::<Body>().map(Sent::from)
+    } else {
+        status_only(StatusCode::TOO_MANY_REQUESTS)
+    };
+    Box::pin(async move { Ok(refusal) })
 }
 
 fn status_only(status: StatusCode) -> Response<Sent> {

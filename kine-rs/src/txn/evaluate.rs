@@ -1,16 +1,21 @@
 //! Evaluation of KV operations at their place in the order.
 
-use crate::mvcc::range::{KeyRange, RangeError, Values, range};
+use crate::mvcc::range::{KeyRange, Plan, RangeError, Values, is_in_key_order, plan, range};
+use crate::mvcc::tree::Span;
 use crate::mvcc::{State, Version};
 use crate::rows::{Change, Recent, Row};
 use bytes::Bytes;
 use proto::etcdserverpb::{
-    Compare, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RequestOp, ResponseHeader,
-    ResponseOp, TxnRequest, TxnResponse, compare::CompareResult, compare::CompareTarget,
+    Compare, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RequestOp,
+    ResponseHeader, ResponseOp, TxnRequest, TxnResponse, compare::CompareResult, compare::CompareTarget,
     compare::TargetUnion, request_op::Request, response_op::Response,
 };
 use proto::mvccpb::KeyValue;
 use std::cmp::Ordering;
+
+/// Keys and values that one command may return: its reply is made as a whole, at its place in the order. The same on every
+/// member, so not a setting.
+pub const REPLY_BYTES_MAX: usize = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluateError<E> {
@@ -18,10 +23,18 @@ pub enum EvaluateError<E> {
     LeaseNotFound(i64),
     #[error("ignore_value or ignore_lease without an existing key")]
     KeyNotFound,
+    #[error("the reply would be too large")]
+    ReplyTooLarge,
     #[error(transparent)]
     Range(#[from] RangeError<E>),
     #[error("reading values failed")]
     Load(E),
+}
+
+/// What a transaction that only reads answers, before any value is loaded.
+pub struct TxnPlan {
+    pub succeeded: bool,
+    pub responses: Vec<Plan>,
 }
 
 /// One mutating command being evaluated. All it changes shares the revision after the state's.
@@ -33,12 +46,20 @@ pub struct Transaction<'a, V> {
     /// Rows written so far, in order; their values serve later reads of the same transaction.
     rows: Vec<Row>,
     changes: Vec<Change>,
+    /// What the reply may still hold.
+    reply_bytes_left: usize,
 }
 
 impl<'a, V: Values> Transaction<'a, V> {
     pub fn new(state: &'a mut State, values: &'a mut V) -> Self {
         let revision = state.revision + 1;
-        Transaction { state, values, revision, rows: Vec::new(), changes: Vec::new() }
+        let (rows, changes) = (Vec::new(), Vec::new());
+        Transaction { state, values, revision, rows, changes, reply_bytes_left: usize::MAX }
+    }
+
+    /// The same with a bound on its reply: what would exceed it fails before anything is changed.
+    pub fn within(self, reply_bytes_max: usize) -> Self {
+        Transaction { reply_bytes_left: reply_bytes_max, ..self }
     }
 
     /// Ends the transaction: the rows it wrote and the changes it made, in order.
@@ -53,6 +74,14 @@ impl<'a, V: Values> Transaction<'a, V> {
     }
 
     pub fn delete_range(
+        &mut self,
+        request: &DeleteRangeRequest,
+    ) -> Result<DeleteRangeResponse, EvaluateError<V::Error>> {
+        self.check_deleted(request)?;
+        self.run_delete(request)
+    }
+
+    fn run_delete(
         &mut self,
         request: &DeleteRangeRequest,
     ) -> Result<DeleteRangeResponse, EvaluateError<V::Error>> {
@@ -89,6 +118,19 @@ impl<'a, V: Values> Transaction<'a, V> {
         let mut response = self.run_path(request, &mut path.iter())?;
         response.header = self.header();
         Ok(response)
+    }
+
+    /// Plans a transaction that only reads (see `is_read_only`).
+    pub fn plan(&mut self, request: &TxnRequest) -> Result<TxnPlan, EvaluateError<V::Error>> {
+        let path = self.take_path(request)?;
+        self.check_path(request, &mut path.iter())?;
+        let succeeded = path[0];
+        let mut responses = Vec::new();
+        for op in branch(request, succeeded) {
+            let Some(Request::RequestRange(range)) = &op.request else { unreachable!("it only reads") };
+            responses.push(plan(self.state, range, self.values)?);
+        }
+        Ok(TxnPlan { succeeded, responses })
     }
 
     fn header(&self) -> Option<ResponseHeader> {
@@ -152,13 +194,17 @@ impl<'a, V: Values> Transaction<'a, V> {
         let success = *path.next().expect("one decision per transaction on the path");
         for op in branch(request, success) {
             match &op.request {
-                Some(Request::RequestRange(range)) => self.check_revision(range.revision)?,
+                Some(Request::RequestRange(range)) => {
+                    self.check_revision(range.revision)?;
+                    self.check_returned(range)?;
+                }
                 Some(Request::RequestPut(put)) => {
                     self.check_lease(put)?;
                     self.check_previous(put)?;
                 }
                 Some(Request::RequestTxn(nested)) => self.check_path(nested, path)?,
-                Some(Request::RequestDeleteRange(_)) | None => {}
+                Some(Request::RequestDeleteRange(delete)) => self.check_deleted(delete)?,
+                None => {}
             }
         }
         Ok(())
@@ -172,6 +218,46 @@ impl<'a, V: Values> Transaction<'a, V> {
             _ if requested < compact_revision => Err(RangeError::Compacted { requested, compact_revision }),
             _ => Ok(()),
         }
+    }
+
+    /// What a range returns must fit into the reply.
+    fn check_returned(&mut self, request: &RangeRequest) -> Result<(), EvaluateError<V::Error>> {
+        if request.count_only || request.keys_only {
+            return Ok(());
+        }
+        let keys = KeyRange::new(&request.key, &request.range_end);
+        let revision = if request.revision > 0 { request.revision } else { i64::MAX };
+        // With another order the limit does not say which they are.
+        let limit =
+            usize::try_from(request.limit).ok().filter(|&limit| limit > 0 && is_in_key_order(request));
+        self.check_reply(keys.span(), revision, limit.unwrap_or(usize::MAX))
+    }
+
+    fn check_deleted(&mut self, request: &DeleteRangeRequest) -> Result<(), EvaluateError<V::Error>> {
+        if !request.prev_kv {
+            return Ok(());
+        }
+        let keys = KeyRange::new(&request.key, &request.range_end);
+        self.check_reply(keys.span(), i64::MAX, usize::MAX)
+    }
+
+    fn check_reply(
+        &mut self,
+        span: Span,
+        revision: i64,
+        mut keys_left: usize,
+    ) -> Result<(), EvaluateError<V::Error>> {
+        let mut left = Some(self.reply_bytes_left).filter(|&left| left < usize::MAX);
+        if left.is_none() {
+            return Ok(());
+        }
+        self.state.walk(span, revision, |key, version| {
+            left = left.and_then(|left| left.checked_sub(key.len() + version.value_len as usize));
+            keys_left -= 1;
+            left.is_some() && keys_left > 0
+        });
+        self.reply_bytes_left = left.ok_or(EvaluateError::ReplyTooLarge)?;
+        Ok(())
     }
 
     fn check_lease(&self, put: &PutRequest) -> Result<(), EvaluateError<V::Error>> {
@@ -207,7 +293,7 @@ impl<'a, V: Values> Transaction<'a, V> {
                 }
                 Some(Request::RequestPut(put)) => Some(Response::ResponsePut(self.run_put(put)?)),
                 Some(Request::RequestDeleteRange(delete)) => {
-                    Some(Response::ResponseDeleteRange(self.delete_range(delete)?))
+                    Some(Response::ResponseDeleteRange(self.run_delete(delete)?))
                 }
                 Some(Request::RequestTxn(nested)) => {
                     let mut response = self.run_path(nested, path)?;

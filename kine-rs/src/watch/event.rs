@@ -1,9 +1,10 @@
 //! Events on the wire: encoded once, shared by every watcher that gets them.
 
+use super::memory::Memory;
 use crate::apply::Identity;
 use crate::rows::Change;
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::Message;
+use prost::{Message, length_delimiter_len};
 use proto::etcdserverpb::WatchResponse;
 use proto::mvccpb::{Event, KeyValue, event::EventType};
 use std::sync::Arc;
@@ -40,10 +41,28 @@ impl Events {
 }
 
 impl Item {
-    pub fn size(&self) -> usize {
+    /// What its place in a queue takes, without the bytes of its events.
+    pub fn place_bytes(&self) -> usize {
+        let own = size_of::<Item>() + size_of::<usize>();
         match self {
-            Item::Answer(_) => size_of::<WatchResponse>(),
+            Item::Answer(response) => own + response.cancel_reason.len(),
+            Item::Events { events: Events::One(_), .. } => own,
+            Item::Events { events: Events::Many(events), .. } => own + size_of_val::<[Bytes]>(events),
+        }
+    }
+
+    pub fn event_bytes(&self) -> usize {
+        match self {
+            Item::Answer(_) => 0,
             Item::Events { events, .. } => events.as_slice().iter().map(Bytes::len).sum(),
+        }
+    }
+
+    /// Where its event is, if it has one only.
+    pub fn address(&self) -> Option<usize> {
+        match self {
+            Item::Events { events: Events::One(event), .. } => Some(event.as_ptr().addr()),
+            _ => None,
         }
     }
 
@@ -110,7 +129,7 @@ impl Frame {
 }
 
 /// Encodes one change as a field of a response.
-pub fn encode(change: &Change, prev_kv: Option<KeyValue>) -> Bytes {
+pub fn encode(change: &Change, prev_kv: Option<KeyValue>, memory: &Memory) -> Bytes {
     let version = &change.version;
     let (kind, kv) = if version.is_tombstone() {
         let kv =
@@ -120,8 +139,9 @@ pub fn encode(change: &Change, prev_kv: Option<KeyValue>) -> Bytes {
         (EventType::Put, version.key_value(change.key.clone(), change.value.clone()))
     };
     let event = Event { r#type: kind as i32, kv: Some(kv), prev_kv };
-    let mut out = BytesMut::with_capacity(event.encoded_len() + 6);
-    out.put_u8(EVENTS_TAG);
+    let length = event.encoded_len();
+    let mut out = Vec::with_capacity(1 + length_delimiter_len(length) + length);
+    out.push(EVENTS_TAG);
     event.encode_length_delimited(&mut out).expect("the buffer grows");
-    out.freeze()
+    memory.counted(out)
 }

@@ -1,6 +1,7 @@
 //! How the writer and the streams reach the hub: its mailbox, behind one type for each of them.
 
 use super::hub::{Create, Message};
+use super::memory::Memory;
 use super::queue::Queue;
 use crate::rows::Changeset;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ pub struct HubHandle {
     mailbox: mpsc::Sender<Message>,
     next_stream: Arc<AtomicU64>,
     pub(super) counts: Arc<SharedCounts>,
+    memory: Memory,
 }
 
 /// How many there are now.
@@ -23,8 +25,8 @@ pub struct Counts {
 }
 
 impl HubHandle {
-    pub(super) fn new(mailbox: mpsc::Sender<Message>) -> Self {
-        HubHandle { mailbox, next_stream: Arc::default(), counts: Arc::default() }
+    pub(super) fn new(mailbox: mpsc::Sender<Message>, memory: Memory) -> Self {
+        HubHandle { mailbox, next_stream: Arc::default(), counts: Arc::default(), memory }
     }
 
     pub fn publisher(&self) -> Publisher {
@@ -38,7 +40,7 @@ impl HubHandle {
     /// Opens a stream; `None` when the hub has stopped.
     pub async fn open(&self) -> Option<Stream> {
         let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::new(self.memory.clone()));
         self.mailbox.send(Message::Open { stream: id, queue: queue.clone() }).await.ok()?;
         Some(Stream { id, queue, mailbox: self.mailbox.clone() })
     }

@@ -8,6 +8,7 @@ use super::catch_up::{Behind, Job};
 use super::event::{Events, Item};
 use super::handle::{Counts, HubHandle, SharedCounts};
 use super::index::{Index, Watched};
+use super::memory::Memory;
 use super::queue::Queue;
 use super::recent::{Entry, Recent};
 use crate::apply::Identity;
@@ -28,6 +29,10 @@ use tokio::task::JoinSet;
 
 /// Messages that may wait for the hub; more make the writer or the client wait.
 const MAILBOX_MAX: usize = 4096;
+/// Watchers of all streams; one more is refused. Each takes a few hundred bytes.
+const WATCHERS_MAX: usize = 1 << 20;
+/// What a watcher missed is sent in responses of about this size.
+const RESPONSE_BYTES: usize = 512 << 10;
 
 /// A watch to register.
 #[derive(Clone, Debug)]
@@ -142,6 +147,7 @@ struct Core {
     jobs: JoinSet<()>,
     progress_watchers: usize,
     counts: Arc<SharedCounts>,
+    memory: Memory,
 }
 
 struct Registered {
@@ -166,6 +172,14 @@ struct Watcher {
     busy: bool,
 }
 
+/// What one response brings a watcher that missed it.
+struct Missed {
+    /// The first revision in it.
+    next: i64,
+    bytes: usize,
+    events: Vec<Bytes>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
     Live,
@@ -181,9 +195,10 @@ impl Hub {
         cache: Arc<ValueCache>,
         reader: Arc<dyn RowReader>,
         progress_interval: Duration,
+        memory: Memory,
     ) -> (Hub, HubHandle) {
         let (to_self, mailbox) = mpsc::channel(MAILBOX_MAX);
-        let handle = HubHandle::new(to_self.clone());
+        let handle = HubHandle::new(to_self.clone(), memory.clone());
         let counts = handle.counts.clone();
         let revision = published.load().revision;
         let core = Core {
@@ -201,6 +216,7 @@ impl Hub {
             jobs: JoinSet::new(),
             progress_watchers: 0,
             counts,
+            memory,
         };
         (Hub { mailbox, core }, handle)
     }
@@ -339,9 +355,8 @@ impl Core {
             }
             // As etcd: the value before the compact revision is not readable, though it may still be stored.
             let readable = change.version.mod_revision > compact_revision;
-            events.push(
-                entry.encoded(at as usize, watcher.create.prev_kv && readable, |change| self.prev_kv(change)),
-            );
+            let prev_kv = watcher.create.prev_kv && readable;
+            events.push(entry.encoded(at as usize, prev_kv, &self.memory, |change| self.prev_kv(change)));
         }
         match events.len() {
             0 => None,
@@ -382,6 +397,9 @@ impl Core {
             && end <= start
         {
             return self.refuse(stream, "mvcc: watcher range is empty".into());
+        }
+        if self.watchers.len() >= WATCHERS_MAX {
+            return self.refuse(stream, crate::api::error::TOO_MANY_REQUESTS.into());
         }
         let Some(registered) = self.streams.get_mut(&stream) else { return };
         let Some(watch_id) = registered.claim_id(create.watch_id) else {
@@ -427,35 +445,50 @@ impl Core {
             return self.fall_behind(key);
         }
         let mut recent = std::mem::take(&mut self.recent);
-        let mut events = Vec::new();
+        self.feed_recent(key, recent.from(next));
+        self.recent = recent;
+        self.answer_progress(stream);
+    }
+
+    /// Queues what a watcher missed of `entries`, in responses of whole revisions; what does not fit leaves it behind.
+    fn feed_recent<'a>(&mut self, key: usize, entries: impl Iterator<Item = &'a mut Entry>) {
         let watcher = &self.watchers[key];
-        for entry in recent.from(next) {
+        let mut missed = Missed { next: watcher.next, bytes: 0, events: Vec::new() };
+        for entry in entries {
+            let watcher = &self.watchers[key];
             let changeset = entry.changeset.clone();
             let concerned = (0..changeset.changes.len() as u32)
                 .filter(|at| watcher.create.watched.contains(&changeset.changes[*at as usize].key));
             if let Some(encoded) = self.encode_for(watcher, entry, concerned) {
-                events.extend_from_slice(encoded.as_slice());
+                missed.bytes += encoded.as_slice().iter().map(Bytes::len).sum::<usize>();
+                missed.events.extend_from_slice(encoded.as_slice());
+            }
+            if missed.bytes >= RESPONSE_BYTES {
+                if !self.queue_missed(key, missed) {
+                    return;
+                }
+                missed = Missed { next: changeset.revision + 1, bytes: 0, events: Vec::new() };
             }
         }
-        self.recent = recent;
-        self.watchers[key].next = self.revision + 1;
-        if !events.is_empty() {
-            self.queue_missed(key, next, Events::Many(events.into()));
+        if missed.events.is_empty() || self.queue_missed(key, missed) {
+            self.watchers[key].next = self.revision + 1;
         }
-        self.answer_progress(stream);
     }
 
-    /// Queues what a watcher missed from `next` on, as one response; when it does not fit, the watcher is behind again.
-    fn queue_missed(&mut self, key: usize, next: i64, events: Events) {
+    /// Queues what a watcher missed as one response; false: there was no room, and the watcher is behind again.
+    fn queue_missed(&mut self, key: usize, missed: Missed) -> bool {
         let watcher = &mut self.watchers[key];
         watcher.busy = true;
-        let Some(stream) = self.streams.get(&watcher.stream) else { return };
+        let Some(stream) = self.streams.get(&watcher.stream) else { return false };
         let fragment = watcher.create.fragment;
+        let events = Events::Many(missed.events.into());
         let item = Item::Events { watch_id: watcher.watch_id, revision: self.revision, fragment, events };
-        if !stream.queue.try_push(item) {
-            watcher.next = next;
+        let queued = stream.queue.try_push(item);
+        if !queued {
+            watcher.next = missed.next;
             self.fall_behind(key);
         }
+        queued
     }
 
     fn fall_behind(&mut self, key: usize) {
@@ -495,6 +528,7 @@ impl Core {
             published: self.published.clone(),
             cache: self.cache.clone(),
             reader: self.reader.clone(),
+            memory: self.memory.clone(),
         };
         let to_hub = self.to_self.clone();
         self.jobs.spawn(async move {

@@ -1,21 +1,25 @@
 //! What one watch stream still has to send, in order.
 //!
-//! Bounded in items and bytes for events: when it is full the hub lets the watcher fall behind. Answers to the client's own
-//! requests always fit, because the stream takes no further request while the queue is full.
+//! Bounded in bytes for events, the more tightly the less memory all watches together have left: when it is full the hub
+//! lets the watcher fall behind. Answers to the client's own requests always fit, because the stream takes no further
+//! request while the queue is full.
 
 use super::event::Item;
+use super::memory::Memory;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 
-/// Events waiting in one stream, in number and bytes. Bytes are shared between streams, so this is the most a reader that
-/// does not read can pin.
-const ITEMS_MAX: usize = 16 << 10;
+/// Bytes waiting in one stream: the most that a client which does not read can pin.
 const BYTES_MAX: usize = 8 << 20;
+/// What a stream may have waiting even when no memory is left.
+const SHARE_BYTES: usize = 64 << 10;
+/// A queue may take this part of what is free.
+const FREE_PART: usize = 2;
 
-#[derive(Default)]
 pub struct Queue {
+    memory: Memory,
     state: Mutex<State>,
     readable: Notify,
     writable: Notify,
@@ -23,52 +27,45 @@ pub struct Queue {
 
 #[derive(Default)]
 struct State {
-    items: VecDeque<Item>,
+    items: VecDeque<Waiting>,
     bytes: usize,
+    /// Address of the event queued last, to tell that the next watcher's is the same.
+    last: Option<usize>,
     closed: bool,
 }
 
-impl State {
-    fn push(&mut self, item: Item) {
-        self.bytes += item.size();
-        self.items.push_back(item);
-    }
-
-    fn is_full(&self) -> bool {
-        self.items.len() >= ITEMS_MAX || self.bytes >= BYTES_MAX
-    }
-
-    fn has_room(&self) -> bool {
-        self.items.len() <= ITEMS_MAX / 2 && self.bytes <= BYTES_MAX / 2
-    }
+struct Waiting {
+    item: Item,
+    /// With the events that were not in the queue already.
+    bytes: usize,
 }
 
 impl Queue {
+    pub fn new(memory: Memory) -> Self {
+        Queue { memory, state: Mutex::default(), readable: Notify::new(), writable: Notify::new() }
+    }
+
     /// Adds an answer, whatever the queue holds.
     pub(super) fn push(&self, item: Item) {
-        self.lock().push(item);
-        self.readable.notify_one();
+        let mut state = self.lock();
+        self.add(&mut state, item);
     }
 
     /// Adds an event unless the queue is full; false: it was not added.
     pub(super) fn try_push(&self, item: Item) -> bool {
         let mut state = self.lock();
-        if state.is_full() {
-            return false;
+        let fits = state.bytes < self.bytes_max();
+        if fits {
+            self.add(&mut state, item);
         }
-        state.push(item);
-        drop(state);
-        self.readable.notify_one();
-        true
+        fits
     }
 
     /// Adds events of a watcher unless it was cancelled meanwhile.
     pub(super) fn push_unless(&self, cancelled: &AtomicBool, item: Item) {
         let mut state = self.lock();
         if !cancelled.load(Ordering::Acquire) {
-            state.push(item);
-            drop(state);
-            self.readable.notify_one();
+            self.add(&mut state, item);
         }
     }
 
@@ -77,9 +74,7 @@ impl Queue {
         let mut state = self.lock();
         cancelled.store(true, Ordering::Release);
         if let Some(answer) = answer {
-            state.push(answer);
-            drop(state);
-            self.readable.notify_one();
+            self.add(&mut state, answer);
         }
     }
 
@@ -92,9 +87,10 @@ impl Queue {
                 if state.closed {
                     return None;
                 }
-                if let Some(item) = state.items.pop_front() {
-                    state.bytes -= item.size();
-                    if state.has_room() {
+                if let Some(Waiting { item, bytes }) = state.items.pop_front() {
+                    state.bytes -= bytes;
+                    self.memory.remove(item.place_bytes());
+                    if self.has_room_in(&state) {
                         self.writable.notify_waiters();
                     }
                     return Some(item);
@@ -115,7 +111,7 @@ impl Queue {
                 if state.closed {
                     return false;
                 }
-                if state.has_room() {
+                if self.has_room_in(&state) {
                     return true;
                 }
             }
@@ -123,16 +119,89 @@ impl Queue {
         }
     }
 
+    pub(super) fn has_room(&self) -> bool {
+        self.has_room_in(&self.lock())
+    }
+
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.items.clear();
+        for Waiting { item, .. } in std::mem::take(&mut state.items) {
+            self.memory.remove(item.place_bytes());
+        }
         drop(state);
         self.readable.notify_one();
         self.writable.notify_waiters();
     }
 
+    fn add(&self, state: &mut State, item: Item) {
+        if state.closed {
+            return;
+        }
+        let place = item.place_bytes();
+        let address = item.address();
+        let known = address.is_some() && address == state.last;
+        state.last = address;
+        let bytes = if known { place } else { place + item.event_bytes() };
+        state.bytes += bytes;
+        self.memory.add(place);
+        state.items.push_back(Waiting { item, bytes });
+        self.readable.notify_one();
+    }
+
+    fn has_room_in(&self, state: &State) -> bool {
+        state.bytes <= self.bytes_max() / 2
+    }
+
+    /// What may wait now.
+    fn bytes_max(&self) -> usize {
+        (self.memory.free() / FREE_PART).clamp(SHARE_BYTES, BYTES_MAX)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().expect("no holder of a watch queue panics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::Events;
+    use super::*;
+
+    fn event(memory: &Memory, bytes: usize) -> Item {
+        item(memory.counted(vec![7; bytes]))
+    }
+
+    fn item(event: bytes::Bytes) -> Item {
+        Item::Events { watch_id: 0, revision: 1, fragment: false, events: Events::One(event) }
+    }
+
+    /// Fills a queue with events of `bytes`; how many it took.
+    fn fill(queue: &Queue, memory: &Memory, bytes: usize) -> usize {
+        (0..).take_while(|_| queue.try_push(event(memory, bytes))).count()
+    }
+
+    #[test]
+    fn queues_that_are_not_read_leave_room_for_others() {
+        let memory = Memory::new(4 * BYTES_MAX);
+        let queues: Vec<Queue> = (0..100).map(|_| Queue::new(memory.clone())).collect();
+        let taken: Vec<usize> = queues.iter().map(|queue| fill(queue, &memory, 8 << 10)).collect();
+        assert!(taken[0] * (8 << 10) >= BYTES_MAX * 9 / 10, "{taken:?}");
+        assert!(taken.iter().all(|&taken| taken * (8 << 10) >= SHARE_BYTES * 9 / 10), "{taken:?}");
+        let held: usize = taken.iter().sum::<usize>() * (8 << 10);
+        assert!(held <= 4 * BYTES_MAX + 100 * 2 * SHARE_BYTES, "{held}");
+        queues.iter().for_each(Queue::close);
+        assert_eq!(memory.free(), 4 * BYTES_MAX, "all was given back");
+    }
+
+    #[test]
+    fn an_event_for_many_watchers_of_a_stream_counts_once() {
+        let memory = Memory::new(1 << 30);
+        let queue = Queue::new(memory.clone());
+        let shared = memory.counted(vec![7; 1 << 20]);
+        for _ in 0..1000 {
+            assert!(queue.try_push(item(shared.clone())));
+        }
+        assert!(fill(&queue, &memory, 1 << 20) >= 6);
     }
 }

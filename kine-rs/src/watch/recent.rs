@@ -1,6 +1,7 @@
 //! The newest changesets in memory: a watcher only a little behind is fed from here.
 
 use super::event::encode;
+use super::memory::Memory;
 use crate::rows::{Change, Changeset};
 use bytes::Bytes;
 use proto::mvccpb::KeyValue;
@@ -28,13 +29,15 @@ impl Entry {
         &mut self,
         at: usize,
         prev_kv: bool,
+        memory: &Memory,
         load: impl FnOnce(&Change) -> Option<KeyValue>,
     ) -> Bytes {
         let change = &self.changeset.changes[at];
         // What creates a key has no previous value: one encoding serves both.
         let with_prev = prev_kv && change.old.is_some();
         let slot = if with_prev { &mut self.with_prev[at] } else { &mut self.plain[at] };
-        slot.get_or_insert_with(|| encode(change, if with_prev { load(change) } else { None })).clone()
+        slot.get_or_insert_with(|| encode(change, if with_prev { load(change) } else { None }, memory))
+            .clone()
     }
 
     fn bytes(&self) -> usize {

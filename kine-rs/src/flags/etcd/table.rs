@@ -64,7 +64,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::new("max-txn-ops", Kind::Uint, "128", Effect::Some),
     Flag::new("max-request-bytes", Kind::Uint, "1572864", Effect::Some),
     Flag::new("max-concurrent-streams", Kind::Uint, "4294967295", Effect::Some),
-    Flag::new("grpc-keepalive-min-time", Kind::Duration, "5s", Effect::None),
+    Flag::new("grpc-keepalive-min-time", Kind::Duration, "5s", Effect::Some),
     Flag::new("grpc-keepalive-interval", Kind::Duration, "2h", Effect::Some),
     Flag::new("grpc-keepalive-timeout", Kind::Duration, "20s", Effect::Some),
     Flag::new("socket-reuse-port", Kind::Bool, "false", Effect::None),

@@ -1,5 +1,6 @@
 //! JSON values <-> gRPC messages: `Values` are taken from a client's body, `Messages` from a call's.
 
+use crate::budget::{Budget, Covered};
 use crate::server::measured::Sent;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::Stream;
@@ -8,6 +9,7 @@ use http_body_util::BodyExt;
 use prost::Message;
 use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::Deserializer;
+use std::sync::Arc;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
@@ -21,12 +23,15 @@ pub struct Values {
     waiting: BytesMut,
     /// Bytes of one value.
     bytes_max: usize,
+    budget: Arc<Budget>,
+    covered: Covered,
     ended: bool,
 }
 
 impl Values {
-    pub fn new(body: Body, input: MessageDescriptor, bytes_max: usize) -> Self {
-        Values { body, input, waiting: BytesMut::new(), bytes_max, ended: false }
+    pub fn new(body: Body, input: MessageDescriptor, bytes_max: usize, budget: Arc<Budget>) -> Self {
+        let covered = Covered::default();
+        Values { body, input, waiting: BytesMut::new(), bytes_max, budget, covered, ended: false }
     }
 
     /// The one message of a request that is no stream; nothing stands for an empty message.
@@ -64,6 +69,7 @@ impl Values {
                             format!("received message larger than max ({} bytes of JSON)", self.bytes_max);
                         return Err(Status::resource_exhausted(text));
                     }
+                    self.covered.cover(&self.budget, self.waiting.len())?;
                 }
                 None => self.ended = true,
             }
@@ -108,55 +114,71 @@ fn frame(message: &DynamicMessage) -> Bytes {
 pub struct Messages {
     body: Sent,
     waiting: BytesMut,
+    /// Bytes of the message that was begun and are not taken yet.
+    left: usize,
     ended: bool,
 }
 
 impl Messages {
     pub fn new(body: Sent) -> Self {
-        Messages { body, waiting: BytesMut::new(), ended: false }
+        Messages { body, waiting: BytesMut::new(), left: 0, ended: false }
     }
 
-    pub async fn next(&mut self) -> Option<Result<Bytes, Status>> {
-        loop {
-            if let Some(message) = self.take() {
-                return Some(Ok(message));
-            }
+    /// Begins the next message and tells its length; all of the one before has been taken.
+    pub async fn begin(&mut self) -> Option<Result<usize, Status>> {
+        debug_assert_eq!(self.left, 0, "a message was left half read");
+        while self.waiting.len() < HEADER_BYTES {
             if self.ended {
                 return None;
             }
-            let frame = match self.body.frame().await {
-                Some(Ok(frame)) => frame,
-                Some(Err(status)) => {
-                    self.ended = true;
-                    return Some(Err(status));
-                }
-                None => {
-                    self.ended = true;
-                    return Some(Err(Status::internal("the call ended without a status")));
-                }
-            };
-            match frame.into_data() {
-                Ok(data) => self.waiting.extend_from_slice(&data),
-                Err(frame) => {
-                    self.ended = true;
-                    let status = frame.trailers_ref().and_then(Status::from_header_map);
-                    let status =
-                        status.unwrap_or_else(|| Status::internal("the call ended without a status"));
-                    return (status.code() != Code::Ok).then_some(Err(status));
-                }
+            if let Err(status) = self.read().await {
+                self.ended = true;
+                return (status.code() != Code::Ok).then_some(Err(status));
             }
         }
+        let header = self.waiting.split_to(HEADER_BYTES);
+        let length = header[1..].try_into().expect("four bytes");
+        self.left = u32::from_be_bytes(length) as usize;
+        Some(Ok(self.left))
     }
 
-    fn take(&mut self) -> Option<Bytes> {
-        let length = self.waiting.get(1..HEADER_BYTES)?.try_into().expect("four bytes");
-        let whole = HEADER_BYTES + u32::from_be_bytes(length) as usize;
-        if self.waiting.len() < whole {
-            return None;
+    /// All of the message that was begun.
+    pub async fn whole(&mut self) -> Result<Bytes, Status> {
+        let length = self.left;
+        self.at_least(length).await?;
+        Ok(self.take(length))
+    }
+
+    /// Makes sure that so many bytes of the message have come.
+    pub async fn at_least(&mut self, bytes: usize) -> Result<(), Status> {
+        while self.waiting.len() < bytes {
+            self.read().await?;
         }
-        let mut message = self.waiting.split_to(whole);
-        message.advance(HEADER_BYTES);
-        Some(message.freeze())
+        Ok(())
+    }
+
+    /// What has come of the message.
+    pub fn come(&self) -> &[u8] {
+        &self.waiting[..self.waiting.len().min(self.left)]
+    }
+
+    pub fn take(&mut self, bytes: usize) -> Bytes {
+        self.left -= bytes;
+        self.waiting.split_to(bytes).freeze()
+    }
+
+    /// Adds what comes next; the status of the call when that is the end.
+    async fn read(&mut self) -> Result<(), Status> {
+        let no_status = || Status::internal("the call ended without a status");
+        match self.body.frame().await.ok_or_else(no_status)??.into_data() {
+            Ok(data) => {
+                self.waiting.extend_from_slice(&data);
+                Ok(())
+            }
+            Err(frame) => {
+                Err(frame.trailers_ref().and_then(Status::from_header_map).unwrap_or_else(no_status))
+            }
+        }
     }
 }
 
@@ -182,7 +204,7 @@ mod tests {
     async fn parse(name: &str, pieces: Vec<&'static str>) -> Result<Vec<Bytes>, Status> {
         let pieces = pieces.into_iter().map(|piece| Ok::<_, Status>(Frame::data(Bytes::from(piece))));
         let body = Body::new(http_body_util::StreamBody::new(tokio_stream::iter(pieces)));
-        let mut values = Values::new(body, descriptor(name), 100);
+        let mut values = Values::new(body, descriptor(name), 100, Budget::new(0, 0));
         let mut all = Vec::new();
         while let Some(message) = values.next().await? {
             all.push(message.slice(HEADER_BYTES..));
@@ -196,8 +218,8 @@ mod tests {
         let mut messages = Vec::new();
         for piece in [json] {
             let body = Body::new(http_body_util::Full::new(Bytes::from(piece)));
-            messages
-                .push(Values::new(body, descriptor("etcdserverpb.RangeRequest"), 1000).only().await.unwrap());
+            let input = descriptor("etcdserverpb.RangeRequest");
+            messages.push(Values::new(body, input, 1000, Budget::new(0, 0)).only().await.unwrap());
         }
         let request = RangeRequest::decode(messages[0].slice(HEADER_BYTES..)).unwrap();
         let wanted = RangeRequest {
