@@ -346,7 +346,9 @@ pub async fn connect(endpoint: &str) -> Result<Channel> {
     endpoint.connect_timeout(CONNECT_DEADLINE).tcp_nodelay(true).connect().await.context("connect")
 }
 
-fn free_port() -> Result<u16> {
+/// # Errors
+/// When the machine has none.
+pub fn free_port() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").context("a free port")?;
     Ok(listener.local_addr().context("the free port's number")?.port())
 }
@@ -364,7 +366,11 @@ pub fn upstream_path(program: &str) -> Result<PathBuf> {
     )
 }
 
-fn kine_path() -> Result<PathBuf> {
+/// Our kine.
+///
+/// # Errors
+/// When it was not built.
+pub fn kine_path() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("K0S_TEST_KINE") {
         return existing(path.into(), "K0S_TEST_KINE must be our kine");
     }

@@ -49,7 +49,15 @@ pub struct Opened {
 impl Endpoint {
     /// Default of kine: `./db/state.db`.
     pub fn sqlite(path: impl Into<PathBuf>) -> Self {
-        Endpoint::Sqlite(sqlite::Options { path: path.into(), fsync: true })
+        Endpoint::Sqlite(sqlite::Options { path: path.into(), fsync: true, ids: None })
+    }
+
+    /// A new store gets these ids.
+    pub fn with_ids(self, ids: Ids) -> Self {
+        match self {
+            Endpoint::Sqlite(options) => Endpoint::Sqlite(sqlite::Options { ids: Some(ids), ..options }),
+            Endpoint::Memory => Endpoint::Memory,
+        }
     }
 
     /// Without fsync an acknowledged write can be lost: for tests only.
@@ -79,7 +87,16 @@ impl Endpoint {
     }
 }
 
-/// Ids of a new store: random, as two stores must never be taken for one another.
-fn new_identity() -> Identity {
-    Identity { cluster_id: rand::random(), member_id: rand::random(), term: 2 }
+/// What sets a store apart from all others, made at its creation and kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    pub cluster_id: u64,
+    pub member_id: u64,
+}
+
+/// Who a new store is: random where nothing else is wanted, as two stores must never be taken for one another.
+fn new_identity(ids: Option<Ids>) -> Identity {
+    let Ids { cluster_id, member_id } =
+        ids.unwrap_or_else(|| Ids { cluster_id: rand::random(), member_id: rand::random() });
+    Identity { cluster_id, member_id, term: 2 }
 }

@@ -6,7 +6,7 @@ use crate::auto_compaction::AutoCompaction;
 use crate::backend::Endpoint;
 use crate::metrics::rows::Slow;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Budget of the value cache unless told otherwise.
@@ -19,17 +19,24 @@ pub const WATCH_BYTES: usize = 128 << 20;
 pub const REQUEST_BYTES: usize = 64 << 20;
 /// The etcd release whose behaviour we offer and report.
 pub const EMULATED_ETCD_VERSION: &str = "3.7.1";
+/// Where kine listens when it is told nothing.
+const KINE_SOCKET: &str = "unix://kine.sock";
+/// Told where etcd tells how it was built.
+pub const NOT_GO: &str = concat!("none (kine-rs ", env!("CARGO_PKG_VERSION"), ")");
 /// kine's interval of periodic progress; etcd's is 10 minutes.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct Config {
     pub endpoint: Endpoint,
-    /// Everything is served here; TCP is TLS if `tls` is there, a Unix socket never.
+    /// Everything is served here, with TLS if `tls` is there.
     pub listen: Vec<Listen>,
     pub tls: Option<Tls>,
-    /// Listeners beside `listen`, each with a protocol and a part of what is served.
+    /// Listeners beside `listen`, each with a protocol and a part of what is served. Two that differ only in `tls` are one
+    /// that speaks both.
     pub others: Vec<Listener>,
+    /// Other processes may listen on the same TCP ports.
+    pub reuse_port: bool,
     pub limits: Limits,
     pub cache_bytes: usize,
     pub reply_bytes: usize,
@@ -39,6 +46,11 @@ pub struct Config {
     pub auth: auth::Options,
     pub auto_compaction: Option<AutoCompaction>,
     pub slow: Slow,
+    pub slow_requests: SlowRequests,
+    /// Unused bytes of the database above which they are given back before anything is served.
+    pub defragment_above: Option<u64>,
+    /// Features by name that `/metrics` tells of.
+    pub features: Vec<Feature>,
     pub http: Http,
     pub connections: Connections,
     pub version: String,
@@ -65,8 +77,7 @@ impl std::fmt::Display for Listen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     pub at: Listen,
-    /// Needs `Config::tls`.
-    pub tls: bool,
+    pub tls: Option<Tls>,
     pub serves: Serves,
 }
 
@@ -74,10 +85,32 @@ pub struct Listener {
 pub enum Serves {
     Everything,
     Grpc,
-    /// The JSON gateway and what `Metrics` has.
+    /// The JSON gateway, version and what `Metrics` has.
     Http,
-    /// Health, version and metrics.
+    /// Health and metrics.
     Metrics,
+    /// What members ask each other before they are members: release and membership.
+    Peers,
+}
+
+/// Times above which a request, or the applying of a command, is logged; `None`: never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlowRequests {
+    pub unary: Option<Duration>,
+    pub apply: Option<Duration>,
+}
+
+impl SlowRequests {
+    /// etcd's, when none is given.
+    pub const UNARY_DEFAULT: Duration = Duration::from_millis(300);
+}
+
+/// A feature that etcd switches by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feature {
+    pub name: &'static str,
+    pub stage: &'static str,
+    pub on: bool,
 }
 
 /// What plain HTTP may do.
@@ -116,6 +149,8 @@ pub struct Tls {
     pub client_crl_file: Option<PathBuf>,
     /// A client's certificate must be valid for one of these names; empty: any.
     pub client_hostnames: Vec<String>,
+    /// A client's certificate must have one of these common names; empty: any.
+    pub client_common_names: Vec<String>,
     pub version_min: TlsVersion,
     pub version_max: TlsVersion,
     /// Suites of TLS 1.2, by their IANA names; empty: all we have. Those of TLS 1.3 are not chosen, as in Go.
@@ -129,6 +164,11 @@ pub enum TlsVersion {
 }
 
 impl Tls {
+    /// The pair that is made in a directory when none is given.
+    pub fn made_in(dir: &Path) -> Self {
+        Tls::new(dir.join("cert.pem"), dir.join("key.pem"))
+    }
+
     pub fn new(cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
         Tls {
             cert_file: cert_file.into(),
@@ -136,6 +176,7 @@ impl Tls {
             trusted_ca_file: None,
             client_crl_file: None,
             client_hostnames: Vec::new(),
+            client_common_names: Vec::new(),
             version_min: TlsVersion::V1_2,
             version_max: TlsVersion::V1_3,
             cipher_suites: Vec::new(),
@@ -169,6 +210,7 @@ impl Default for Config {
             listen: vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 2379)))],
             tls: None,
             others: Vec::new(),
+            reuse_port: false,
             limits: Limits::default(),
             cache_bytes: CACHE_BYTES,
             reply_bytes: REPLY_BYTES,
@@ -178,6 +220,9 @@ impl Default for Config {
             auth: auth::Options::default(),
             auto_compaction: None,
             slow: Slow::default(),
+            slow_requests: SlowRequests::default(),
+            defragment_above: None,
+            features: Vec::new(),
             http: Http::default(),
             connections: Connections::default(),
             version: EMULATED_ETCD_VERSION.to_owned(),
@@ -193,10 +238,16 @@ pub enum ParseError {
     #[error("endpoint {0:?} is not <scheme>://<address>, for example sqlite:///var/lib/kine/state.db")]
     NoScheme(String),
     #[error("endpoint scheme {0:?} is not supported yet; use sqlite:// (or memory:// to try things out)")]
+    NotYet(String),
+    #[error(
+        "endpoint scheme {scheme:?} is not supported: {reason}; use sqlite:// (or memory:// to try things out)"
+    )]
+    Never { scheme: String, reason: &'static str },
+    #[error("endpoint scheme {0:?} is of no driver; use sqlite:// (or memory:// to try things out)")]
     Scheme(String),
     #[error("endpoint: SQLite parameter {name}={value} is not supported: {reason}")]
     Parameter { name: String, value: String, reason: &'static str },
-    #[error("listen address {0:?} is neither host:port, tcp://host:port nor unix:///path")]
+    #[error("listen address {0:?} is neither host:port, tcp://host:port, unix:///path nor unixs:///path")]
     Listen(String),
 }
 
@@ -211,8 +262,23 @@ pub fn parse_endpoint(text: &str) -> Result<Endpoint, ParseError> {
     match scheme {
         "" | "sqlite" => sqlite_endpoint(rest),
         "memory" => Ok(Endpoint::Memory),
-        other => Err(ParseError::Scheme(other.to_owned())),
+        "postgres" | "postgresql" | "mysql" => Err(ParseError::NotYet(scheme.to_owned())),
+        other => match reason_against(other) {
+            Some(reason) => Err(ParseError::Never { scheme: other.to_owned(), reason }),
+            None => Err(ParseError::Scheme(other.to_owned())),
+        },
     }
+}
+
+/// Why there is no such driver here, of those that kine has.
+fn reason_against(scheme: &str) -> Option<&'static str> {
+    Some(match scheme {
+        "litestream" => "Litestream needs a write-ahead log that is left alone, and this one is kept bounded",
+        "nats" | "jetstream" => "NATS is no database of this store",
+        "t4" => "S3 is no database of this store",
+        "http" | "https" | "unix" | "unixs" => "that is a server already: point the clients at it",
+        _ => return None,
+    })
 }
 
 /// `PATH?parameters` as Go-kine takes it. What its parameters ask for is either what we do anyway or refused by name.
@@ -252,10 +318,11 @@ fn sqlite_endpoint(rest: &str) -> Result<Endpoint, ParseError> {
     Ok(endpoint)
 }
 
-/// Parses kine's `--listen-address`.
+/// Parses kine's `--listen-address`; nothing is kine's socket.
 pub fn parse_listen(text: &str) -> Result<Listen, ParseError> {
     let bad = || ParseError::Listen(text.to_owned());
-    if let Some(path) = text.strip_prefix("unix://") {
+    let text = if text.is_empty() { KINE_SOCKET } else { text };
+    if let Some(path) = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unixs://")) {
         return if path.is_empty() { Err(bad()) } else { Ok(Listen::Unix(path.into())) };
     }
     let address =
@@ -286,10 +353,24 @@ mod tests {
     }
 
     #[test]
+    fn every_driver_of_kine_is_one_of_ours_or_refused_by_name() {
+        let drivers =
+            "sqlite litestream postgres postgresql mysql nats jetstream t4 memory http https unix unixs";
+        for scheme in drivers.split(' ') {
+            let parsed = parse_endpoint(&format!("{scheme}://x"));
+            let known = !matches!(parsed, Err(ParseError::Scheme(_) | ParseError::NoScheme(_)));
+            assert!(known, "{scheme}: {parsed:?}");
+        }
+        assert!(matches!(parse_endpoint("foo://x"), Err(ParseError::Scheme(_))));
+    }
+
+    #[test]
     fn listen_addresses_of_every_form_are_understood() {
         assert_eq!(parse_listen("127.0.0.1:0"), Ok(Listen::Tcp(([127, 0, 0, 1], 0).into())));
         assert_eq!(parse_listen("tcp://127.0.0.1:5"), Ok(Listen::Tcp(([127, 0, 0, 1], 5).into())));
         assert_eq!(parse_listen("unix:///run/kine.sock"), Ok(Listen::Unix("/run/kine.sock".into())));
+        assert_eq!(parse_listen("unixs://kine.sock"), Ok(Listen::Unix("kine.sock".into())));
+        assert_eq!(parse_listen(""), Ok(Listen::Unix("kine.sock".into())));
         assert!(parse_listen("nowhere").is_err());
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! `init` is called once, by `main`. Nothing here decides what is worth a line.
 
+pub mod rotation;
+
+use rotation::{RotatingFile, Rotation};
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
-use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
+use time::{OffsetDateTime, UtcOffset};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
@@ -39,12 +42,44 @@ pub struct Names {
 pub const ETCD: Names = Names { level: "level", time: "ts", message: "msg" };
 pub const KINE: Names = Names { level: "severity", time: "timestamp", message: "message" };
 
-/// Starts logging to the outputs: `stdout`, `stderr` (also `default`), or files that are appended to.
+/// Where lines go: `stdout`, `stderr` (also `default`), or files that are appended to.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    pub paths: Vec<String>,
+    /// Of the files.
+    pub rotation: Option<Rotation>,
+}
+
+impl Outputs {
+    pub fn stderr() -> Outputs {
+        Outputs { paths: vec!["stderr".to_owned()], rotation: None }
+    }
+
+    /// Those that are files.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let streams = ["", "default", "stderr", "stdout", "systemd/journal"];
+        self.paths.iter().map(String::as_str).filter(move |path| !streams.contains(path))
+    }
+
+    fn open(&self, path: &str) -> Result<Box<dyn Write + Send>, String> {
+        let failed = |error| format!("log output {path}: {error}");
+        Ok(match (path, self.rotation) {
+            ("" | "default" | "stderr" | "systemd/journal", _) => Box::new(std::io::stderr()),
+            ("stdout", _) => Box::new(std::io::stdout()),
+            (path, Some(rotation)) => {
+                Box::new(RotatingFile::open(Path::new(path), rotation).map_err(failed)?)
+            }
+            (path, None) => Box::new(File::options().create(true).append(true).open(path).map_err(failed)?),
+        })
+    }
+}
+
+/// Starts logging.
 ///
 /// # Errors
 /// When a file can't be opened, with its name.
-pub fn init(style: Style, level: Level, outputs: &[&str]) -> Result<(), String> {
-    let outputs = outputs.iter().map(|output| open(output)).collect::<Result<Vec<_>, _>>()?;
+pub fn init(style: Style, level: Level, outputs: &Outputs) -> Result<(), String> {
+    let outputs = outputs.paths.iter().map(|path| outputs.open(path)).collect::<Result<Vec<_>, _>>()?;
     let logs = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(false)
@@ -54,17 +89,6 @@ pub fn init(style: Style, level: Level, outputs: &[&str]) -> Result<(), String> 
         style => logs.event_format(Lines(style)).init(),
     }
     Ok(())
-}
-
-fn open(output: &str) -> Result<Box<dyn Write + Send>, String> {
-    Ok(match output {
-        "" | "default" | "stderr" | "systemd/journal" => Box::new(std::io::stderr()),
-        "stdout" => Box::new(std::io::stdout()),
-        path => {
-            let file = File::options().create(true).append(true).open(Path::new(path));
-            Box::new(file.map_err(|error| format!("log output {path}: {error}"))?)
-        }
-    })
 }
 
 /// Every line goes to all of them. One that can't take it any more (a pipe nobody reads) is no reason to stop serving.
@@ -97,7 +121,7 @@ where
         let metadata = event.metadata();
         let mut line = Line {
             level: level(metadata.level()),
-            time: OffsetDateTime::now_utc().format(TIME).map_err(|_| fmt::Error)?,
+            time: time(OffsetDateTime::now_utc()),
             caller: caller(metadata.file().unwrap_or(""), metadata.line().unwrap_or(0)),
             message: String::new(),
             fields: Vec::new(),
@@ -109,6 +133,11 @@ where
         };
         writeln!(out, "{text}")
     }
+}
+
+/// A time as it stands in a line.
+pub fn time(at: OffsetDateTime) -> String {
+    at.to_offset(UtcOffset::UTC).format(TIME).expect("every time has these parts")
 }
 
 fn level(level: &Level) -> &'static str {

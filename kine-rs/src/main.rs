@@ -1,12 +1,12 @@
 //! `kine`: the datastore as a server of its own. Under the name `etcd` it takes etcd's flags and writes etcd's logs.
 
 use anyhow::Context;
-use kine_rs::config::{Config, EMULATED_ETCD_VERSION, Listen, Serves};
+use kine_rs::config::{Config, EMULATED_ETCD_VERSION, NOT_GO, Serves};
 use kine_rs::embed::runtime;
-use kine_rs::flags::etcd::{Etcd, FLAGS, ParseError, Values};
+use kine_rs::flags::etcd::{Etcd, LogError, Logging, ParseError, SelfSigned, USAGE, Values, help};
 use kine_rs::flags::kine::{Flags, LogFormat};
 use kine_rs::flags::{double_dashes, snapshot};
-use kine_rs::logs::{self, Style};
+use kine_rs::logs::{self, Outputs, Style};
 use kine_rs::server::{App, self_signed};
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,18 +34,21 @@ fn main() -> ExitCode {
 }
 
 fn kine(arguments: Vec<String>) -> ExitCode {
-    let Flags { args, ignored } = Flags::parse(double_dashes(arguments));
+    let Flags { args, ignored } = match Flags::parse(double_dashes(arguments)) {
+        Ok(flags) => flags,
+        Err(status) => return status,
+    };
     let style = match args.log_format {
         LogFormat::Plain => Style::Plain,
         LogFormat::Json => Style::Json(logs::KINE),
     };
     let level = if args.debug { Level::DEBUG } else { Level::INFO };
-    logs::init(style, level, &["stderr"]).expect("stderr needs no opening");
+    logs::init(style, level, &Outputs::stderr()).expect("stderr needs no opening");
     if !ignored.is_empty() {
         tracing::warn!("these flags have no effect on this store: {}", ignored.join(", "));
     }
     let listening = |app: &App| {
-        for address in app.addresses() {
+        for address in app.listening() {
             tracing::info!("listening on {address}");
         }
     };
@@ -71,31 +74,45 @@ fn etcd(arguments: &[String]) -> ExitCode {
     let values = match Values::parse(arguments, std::env::vars()) {
         Ok(values) => values,
         Err(ParseError::Help) => {
-            print!("{}", usage());
+            eprintln!("{USAGE}");
+            println!("{}", help());
             return ExitCode::SUCCESS;
         }
         Err(ParseError::Usage(problem)) => {
-            eprintln!("{problem}\n{}", usage());
+            eprintln!("{problem}\n{USAGE}");
             return ExitCode::from(USAGE_STATUS);
         }
-        Err(ParseError::Verify(problem)) => {
-            logs::init(Style::Json(logs::ETCD), Level::INFO, &["stderr"]).expect("stderr needs no opening");
-            tracing::warn!(error = problem, "failed to verify flags");
+        Err(ParseError::Verify(problem)) => return unfit(problem),
+        Err(ParseError::Shadowed(variable)) => {
+            log_to_stderr();
+            tracing::error!(
+                environment_variable = variable,
+                "conflicting environment variable is shadowed by corresponding command-line flag (either unset \
+                 environment variable or disable flag))"
+            );
             return ExitCode::FAILURE;
         }
     };
     if values.text("version") == "true" {
-        println!("etcd Version: {EMULATED_ETCD_VERSION}\nkine-rs Version: {}", env!("CARGO_PKG_VERSION"));
+        print!("{}", version());
         return ExitCode::SUCCESS;
     }
-    if let Err(problem) = etcd_logs(&values) {
+    let logging = match Logging::new(&values) {
+        Ok(logging) => logging,
+        Err(error @ LogError::Level(_)) => {
+            eprintln!("{error}");
+            return ExitCode::from(USAGE_STATUS);
+        }
+        Err(error) => return unfit(error),
+    };
+    if let Err(problem) = logs::init(logging.style, logging.level, &logging.outputs) {
         eprintln!("{problem}");
-        return ExitCode::from(USAGE_STATUS);
+        return ExitCode::FAILURE;
     }
+    tracing::info!(args = ?arguments, "Running: ");
     for warning in &values.warnings {
         tracing::warn!("{warning}");
     }
-    tracing::info!(args = ?arguments, "Running: ");
     let etcd = match Etcd::new(&values) {
         Ok(etcd) => etcd,
         Err(error) => {
@@ -112,32 +129,45 @@ fn etcd(arguments: &[String]) -> ExitCode {
     }
 }
 
-fn etcd_logs(values: &Values) -> Result<(), String> {
-    let level = match values.text("log-level") {
-        "debug" => Level::DEBUG,
-        "info" => Level::INFO,
-        "warn" => Level::WARN,
-        "error" | "dpanic" | "panic" | "fatal" => Level::ERROR,
-        other => return Err(format!("unrecognized level: {other:?}")),
+fn log_to_stderr() {
+    logs::init(Style::Json(logs::ETCD), Level::INFO, &Outputs::stderr()).expect("stderr needs no opening");
+}
+
+/// Says why these flags are none, before there is a log of their own.
+fn unfit(error: impl std::fmt::Display) -> ExitCode {
+    log_to_stderr();
+    tracing::warn!(%error, "failed to verify flags");
+    ExitCode::FAILURE
+}
+
+/// The lines of `etcd --version`; what would say with which Go it was built says that it was not.
+fn version() -> String {
+    let system = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     };
-    let style = match values.text("log-format") {
-        "json" => Style::Json(logs::ETCD),
-        "console" => Style::Console,
-        other => return Err(format!("unknown log format: {other:?}")),
-    };
-    let outputs: Vec<&str> = values.text("log-outputs").split(',').collect();
-    logs::init(style, level, &outputs)
+    format!(
+        "etcd Version: {EMULATED_ETCD_VERSION}\nGit SHA: {NOT_GO}\nGo Version: {NOT_GO}\nGo OS/Arch: {}/{system}\n",
+        std::env::consts::OS
+    )
 }
 
 fn serve_etcd(etcd: Etcd) -> anyhow::Result<SignalKind> {
     if !etcd.ignored.is_empty() {
         tracing::warn!(flags = etcd.ignored.join(","), "these flags have no effect on this store");
     }
-    etcd.prepare_data_dir()?;
-    let mut config = etcd.config;
-    if let Some(auto_tls) = etcd.auto_tls {
-        config.tls = Some(self_signed(&auto_tls.dir, auto_tls.hosts, auto_tls.validity)?);
+    for warning in &etcd.warnings {
+        tracing::warn!("{warning}");
     }
+    if etcd.lock_memory {
+        lock_memory().context("--memory-mlock: this process may not lock its memory; raise RLIMIT_MEMLOCK (ulimit -l) or leave the flag away")?;
+    }
+    etcd.prepare_data_dir()?;
+    for SelfSigned { dir, hosts, validity } in etcd.to_make {
+        self_signed(&dir, hosts, validity)?;
+    }
+    let config = etcd.config;
     tracing::info!(
         etcd_version = config.version,
         name = config.member_name,
@@ -152,29 +182,32 @@ fn serve_etcd(etcd: Etcd) -> anyhow::Result<SignalKind> {
     let doors: Vec<_> = config.others.clone();
     run(config, ETCD_DRAIN, move |_| {
         for door in doors {
+            let address = door.at.to_string();
             let traffic = match door.serves {
                 Serves::Everything => "grpc+http",
                 Serves::Grpc => "grpc",
                 Serves::Http => "http",
-                Serves::Metrics => "metrics",
+                Serves::Metrics => {
+                    tracing::info!(address, "serving metrics");
+                    continue;
+                }
+                Serves::Peers => {
+                    tracing::info!(address, "serving peer traffic");
+                    continue;
+                }
             };
-            let secure = door.tls || matches!(door.at, Listen::Unix(_));
-            let how = if secure { "securely" } else { "insecurely; this is strongly discouraged!" };
-            tracing::info!(traffic, address = %door.at, "serving client traffic {how}");
+            let how =
+                if door.tls.is_some() { "securely" } else { "insecurely; this is strongly discouraged!" };
+            tracing::info!(traffic, address, "serving client traffic {how}");
         }
         tracing::info!("ready to serve client requests");
     })
 }
 
-fn usage() -> String {
-    let mut text = String::from(
-        "Usage:\n\n  etcd [flags]\n    Start an etcd server.\n\n  etcd --version\n    Show the version of etcd.\n\n\
-         Flags, also as variables ETCD_NAME_OF_FLAG:\n",
-    );
-    for flag in FLAGS {
-        text += &format!("  --{} '{}'\n", flag.name, flag.default);
-    }
-    text
+/// What is there and what comes, as it is used: stacks nobody uses are not filled.
+fn lock_memory() -> std::io::Result<()> {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).map_err(Into::into)
 }
 
 /// Serves until a signal comes, which it returns.

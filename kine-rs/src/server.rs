@@ -30,7 +30,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use measured::Arrivals;
 use pings::Policed;
-use requests::Connection;
 use service::{Client, Faces};
 use stalls::{Draining, Tasks};
 use std::future::Future;
@@ -40,15 +39,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tls::Acceptor;
-pub use tls::{TlsError, self_signed};
+pub use tls::{TlsError, is_cipher_suite, self_signed};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Connections served at once; one more waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 32 << 10;
-/// How long a client may take for its TLS handshake.
+/// Connections that may wait in the kernel's queue: tokio's own choice.
+const BACKLOG: u32 = 1024;
+/// How a client of a Unix socket is called: it has no address. As Go writes it.
+const UNIX_CLIENT: &str = "@";
+/// How long a client may take for its TLS handshake, or to say what it speaks.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Windows large enough that a list is not held up by round trips.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -72,8 +75,6 @@ pub enum StartError {
     AuthToken(#[from] JwtError),
     #[error("no listen address is given")]
     NoListener,
-    #[error("{0} is to speak TLS, but no certificate is given")]
-    NoCertificate(String),
 }
 
 pub struct App {
@@ -89,8 +90,17 @@ pub struct App {
 /// A bound listener, what it speaks and what it serves.
 struct Door {
     bound: Bound,
-    tls: Option<Acceptor>,
+    security: Security,
     serves: Serves,
+}
+
+/// What a door speaks.
+#[derive(Clone)]
+enum Security {
+    Plain,
+    Tls(Acceptor),
+    /// Whatever a client begins with.
+    Either(Acceptor),
 }
 
 enum Bound {
@@ -106,24 +116,13 @@ impl App {
             return Err(StartError::NoListener);
         }
         let auth = Arc::new(Authenticator::load(&config.auth)?);
-        let tls = config.tls.as_ref().map(Acceptor::new).transpose()?;
         let mut wanted: Vec<Listener> = Vec::new();
         for at in &config.listen {
-            let tls = tls.is_some() && matches!(at, Listen::Tcp(_));
-            wanted.push(Listener { at: at.clone(), tls, serves: Serves::Everything });
+            wanted.push(Listener { at: at.clone(), tls: config.tls.clone(), serves: Serves::Everything });
         }
         wanted.extend(config.others);
         // Sockets before the store: a port in use is the cheaper mistake to find.
-        let mut doors = Vec::new();
-        for listener in wanted {
-            let tls = match (listener.tls, &tls) {
-                (true, Some(acceptor)) => Some(acceptor.clone()),
-                (true, None) => return Err(StartError::NoCertificate(listener.at.to_string())),
-                (false, _) => None,
-            };
-            let bound = Bound::listen(&listener.at).await?;
-            doors.push(Door { bound, tls, serves: listener.serves });
-        }
+        let doors = open(wanted, config.reuse_port)?;
         let options = Options {
             cache_bytes: config.cache_bytes,
             reply_bytes: config.reply_bytes,
@@ -140,6 +139,9 @@ impl App {
         let (store, threads) = tokio::task::spawn_blocking(move || Store::open(&endpoint, &options))
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        if let Some(above) = config.defragment_above {
+            give_back(&store, above).await;
+        }
         let about = Arc::new(About {
             version: config.version,
             member_name: config.member_name,
@@ -169,6 +171,15 @@ impl App {
             .collect()
     }
 
+    /// Where all listeners are, as `addresses` with their ports.
+    pub fn listening(&self) -> Vec<Listen> {
+        let at = |door: &Door| match &door.bound {
+            Bound::Tcp(listener) => listener.local_addr().ok().map(Listen::Tcp),
+            Bound::Unix(_, path) => Some(Listen::Unix(path.clone())),
+        };
+        self.doors.iter().filter_map(at).collect()
+    }
+
     /// Serves until `stop` is done; then lets requests under way finish for at most `grace` (asked at that moment), and
     /// closes the store.
     pub async fn serve(self, stop: impl Future<Output = ()>, grace: impl FnOnce() -> Duration) {
@@ -188,14 +199,10 @@ impl App {
         };
         let faces = Faces::new(api.clone(), http, arrivals);
         let mut acceptors = JoinSet::new();
-        for Door { bound, tls, serves } in doors {
-            let faces = faces.serving(serves, tls.is_some());
-            let mut connections = connections;
-            if tls.is_some() && serves == Serves::Everything && !connections.pings_counted_beside_http {
-                connections.client_ping_interval_min = None;
-            }
-            let (slots, requests, closed) = (slots.clone(), requests.clone(), closed.clone());
-            let accept = Accept { faces, tls, connections, slots, requests, closed };
+        for Door { bound, security, serves } in doors {
+            let (faces, requests, closed) = (faces.serving(serves), requests.clone(), closed.clone());
+            let reception = Reception { faces, security, options: connections, requests, closed };
+            let accept = Accept { reception, slots: slots.clone() };
             acceptors.spawn(accept.run(bound));
         }
         stop.await;
@@ -215,18 +222,55 @@ impl App {
     }
 }
 
-impl Bound {
-    async fn listen(listen: &Listen) -> Result<Bound, StartError> {
-        match listen {
-            Listen::Tcp(address) => Ok(Bound::Tcp(bind_tcp(*address).await?)),
-            Listen::Unix(path) => {
-                let failed =
-                    |error| StartError::Listen { address: format!("unix://{}", path.display()), error };
-                let listener = bind_unix(path).map_err(failed)?;
-                Ok(Bound::Unix(listener, path.clone()))
-            }
-        }
+/// Gives unused space back before anything is served, if there is so much of it.
+async fn give_back(store: &Store, above: u64) {
+    let Ok(size) = store.size().await else { return };
+    let unused = size.allocated.saturating_sub(size.in_use);
+    if unused < above {
+        tracing::info!(unused, above, "the database has little unused space; it stays");
+        return;
     }
+    match store.defragment().await {
+        Ok(()) => tracing::info!(unused, above, "unused space of the database was given back"),
+        Err(error) => tracing::warn!(%error, "unused space of the database stays"),
+    }
+}
+
+/// Binds what is wanted; two listeners that differ only in TLS become one door for both.
+fn open(mut wanted: Vec<Listener>, reuse_port: bool) -> Result<Vec<Door>, StartError> {
+    let mut doors = Vec::new();
+    while !wanted.is_empty() {
+        let Listener { at, tls, serves } = wanted.remove(0);
+        let shared = matches!(at, Listen::Tcp(address) if address.port() != 0);
+        let is_twin = |other: &Listener| {
+            shared && (&other.at, other.serves) == (&at, serves) && other.tls.is_some() != tls.is_some()
+        };
+        let twin = wanted.iter().position(is_twin).map(|twin| wanted.remove(twin));
+        let security = match (tls, twin) {
+            (None, None) => Security::Plain,
+            (Some(tls), None) => Security::Tls(Acceptor::new(&tls)?),
+            (Some(tls), Some(_)) | (None, Some(Listener { tls: Some(tls), .. })) => {
+                Security::Either(Acceptor::new(&tls)?)
+            }
+            (None, Some(Listener { tls: None, .. })) => unreachable!("twins differ in TLS"),
+        };
+        let failed = |error| StartError::Listen { address: at.to_string(), error };
+        let bound = match &at {
+            Listen::Tcp(address) => Bound::Tcp(bind_tcp(*address, reuse_port).map_err(failed)?),
+            Listen::Unix(path) => Bound::Unix(bind_unix(path).map_err(failed)?, path.clone()),
+        };
+        doors.push(Door { bound, security, serves });
+    }
+    Ok(doors)
+}
+
+fn bind_tcp(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Always: a server that was just stopped leaves connections behind that hold its port.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(reuse_port)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl Drop for Bound {
@@ -237,12 +281,6 @@ impl Drop for Bound {
             tracing::debug!(path = %path.display(), %error, "socket file was gone already");
         }
     }
-}
-
-async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| StartError::Listen { address: address.to_string(), error })
 }
 
 /// A socket only its owner can use. A file left by a process that died is replaced; one that answers is not.
@@ -261,46 +299,20 @@ fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
 
 /// Accepts connections of one listener until closed, and waits for those it has.
 struct Accept {
-    faces: Faces,
-    tls: Option<Acceptor>,
-    connections: Connections,
+    reception: Reception,
     slots: Arc<tokio::sync::Semaphore>,
-    requests: requests::All,
-    closed: watch::Receiver<bool>,
 }
 
 impl Accept {
-    async fn run(mut self, listener: Bound) {
-        let options = self.connections;
+    async fn run(self, listener: Bound) {
+        let mut closed = self.reception.closed.clone();
         let mut connections = JoinSet::new();
         loop {
             let slot = self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
             tokio::select! {
                 accepted = accept(&listener) => match accepted {
-                    Ok(Accepted::Tcp(stream)) => match &self.tls {
-                        Some(acceptor) => {
-                            let (faces, closed, acceptor) = (self.faces.clone(), self.closed.clone(), acceptor.clone());
-                            let requests = self.requests.clone();
-                            connections.spawn(async move {
-                                match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                                    Ok(Ok(stream)) => {
-                                        let faces = faces.of_client(tls::certificate_name(&stream));
-                                        serve(stream, faces, options, requests, closed).await;
-                                    }
-                                    Ok(Err(error)) => {
-                                        tracing::warn!(%error, "rejected connection on client endpoint");
-                                    }
-                                    Err(_) => tracing::warn!("rejected connection on client endpoint: TLS handshake timed out"),
-                                }
-                                drop(slot);
-                            });
-                        }
-                        None => {
-                            connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), options, self.requests.clone(), self.closed.clone())));
-                        }
-                    },
-                    Ok(Accepted::Unix(stream)) => {
-                        connections.spawn(with_slot(slot, serve(stream, self.faces.clone(), options, self.requests.clone(), self.closed.clone())));
+                    Ok(accepted) => {
+                        connections.spawn(with_slot(slot, self.reception.clone().run(accepted)));
                     }
                     Err(error) => {
                         // Out of descriptors, most likely: serve what is there and try again when something ends.
@@ -311,7 +323,7 @@ impl Accept {
                     }
                 },
                 Some(finished) = connections.join_next() => drop(finished),
-                () = is_true(&mut self.closed) => break,
+                () = is_true(&mut closed) => break,
             }
         }
         drop(listener);
@@ -332,58 +344,143 @@ async fn with_slot(slot: tokio::sync::OwnedSemaphorePermit, connection: impl Fut
 }
 
 enum Accepted {
-    Tcp(tokio::net::TcpStream),
-    Unix(tokio::net::UnixStream),
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
 }
 
 async fn accept(listener: &Bound) -> std::io::Result<Accepted> {
     match listener {
         Bound::Tcp(listener) => {
-            let (stream, _) = listener.accept().await?;
+            let (stream, remote) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            Ok(Accepted::Tcp(stream))
+            Ok(Accepted::Tcp(stream, remote))
         }
         Bound::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0)),
     }
 }
 
-/// Serves one connection until it ends; after `closed`, until what is under way is done.
-async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+/// How the connections of a door are served.
+#[derive(Clone)]
+struct Reception {
     faces: Faces,
+    security: Security,
     options: Connections,
     requests: requests::All,
-    mut closed: watch::Receiver<bool>,
-) {
-    let client = Connection::new(requests);
-    let stream = Draining::new(stream, client.clone(), options.stall_max);
-    let stream = Policed::new(stream, client.clone(), options.client_ping_interval_min);
-    let mut builder = Builder::new(Tasks { stall_max: options.stall_max });
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(options.concurrent_streams_max)
-        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
-        .max_local_error_reset_streams(RESETS_FOR_ERRORS_MAX)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .keep_alive_interval(options.ping_interval)
-        .keep_alive_timeout(options.ping_timeout);
-    // As Go writes them: scripts compare names of headers as they are.
-    builder.http1().title_case_headers(true).timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
-    let service = Client { faces, connection: client };
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = is_true(&mut closed) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    closed: watch::Receiver<bool>,
+}
+
+impl Reception {
+    async fn run(self, accepted: Accepted) {
+        match accepted {
+            Accepted::Tcp(stream, remote) => {
+                let acceptor = match &self.security {
+                    Security::Plain => None,
+                    Security::Tls(acceptor) => Some(acceptor.clone()),
+                    Security::Either(acceptor) => match begins_with_tls(&stream).await {
+                        Some(tls) => tls.then(|| acceptor.clone()),
+                        None => return,
+                    },
+                };
+                self.secured(stream, acceptor, remote.to_string().into()).await;
+            }
+            Accepted::Unix(stream) => {
+                let acceptor = match &self.security {
+                    Security::Plain => None,
+                    Security::Tls(acceptor) | Security::Either(acceptor) => Some(acceptor.clone()),
+                };
+                self.secured(stream, acceptor, UNIX_CLIENT.into()).await;
+            }
         }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "connection ended");
     }
+
+    async fn secured<S>(self, stream: S, acceptor: Option<Acceptor>, remote: Arc<str>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some(acceptor) = acceptor else {
+            let client = self.client();
+            return self.serve(stream, client).await;
+        };
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let certificate_name = tls::certificate_name(&stream);
+                let client = Client { secure: true, certificate_name, ..self.client() };
+                self.serve(stream, client).await;
+            }
+            Ok(Err(error)) => self.rejected(&remote, &error),
+            Err(_) => self.rejected(&remote, &std::io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client { connection: requests::Connection::new(self.requests.clone()), ..Client::default() }
+    }
+
+    fn rejected(&self, remote: &str, error: &std::io::Error) {
+        let who = if self.faces.are_for_peers() { "peer" } else { "client" };
+        // Probes of load balancers connect and leave: nothing to warn of.
+        if error.kind() == std::io::ErrorKind::UnexpectedEof {
+            tracing::debug!(remote_addr = remote, %error, "rejected connection on {who} endpoint");
+        } else {
+            tracing::warn!(remote_addr = remote, %error, "rejected connection on {who} endpoint");
+        }
+    }
+
+    /// The least time between two pings of a client; `None`: they are not counted.
+    fn ping_interval_min(&self, secure: bool) -> Option<Duration> {
+        let beside_http = secure && self.faces.are_all();
+        let counted = self.options.pings_counted_beside_http || !beside_http;
+        self.options.client_ping_interval_min.filter(|_| counted)
+    }
+
+    /// Serves a connection until it ends; after `closed`, until what is under way is done.
+    async fn serve<S>(mut self, stream: S, client: Client)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let options = self.options;
+        let stream = Draining::new(stream, client.connection.clone(), options.stall_max);
+        let stream = Policed::new(stream, client.connection.clone(), self.ping_interval_min(client.secure));
+        let mut builder = Builder::new(Tasks { stall_max: options.stall_max });
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(options.concurrent_streams_max)
+            .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+            .max_local_error_reset_streams(RESETS_FOR_ERRORS_MAX)
+            .max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .keep_alive_interval(options.ping_interval)
+            .keep_alive_timeout(options.ping_timeout);
+        // As Go writes them: scripts compare names of headers as they are.
+        builder
+            .http1()
+            .title_case_headers(true)
+            .timer(TokioTimer::new())
+            .header_read_timeout(HANDSHAKE_TIMEOUT);
+        let faces = self.faces.of_client(client);
+        let connection = builder.serve_connection(TokioIo::new(stream), faces);
+        tokio::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = is_true(&mut self.closed) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// What a client begins with; `None`: nothing, it has gone.
+async fn begins_with_tls(stream: &TcpStream) -> Option<bool> {
+    /// A record of TLS that holds a handshake.
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    let peeked = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await;
+    matches!(peeked, Ok(Ok(1))).then_some(first[0] == HANDSHAKE)
 }

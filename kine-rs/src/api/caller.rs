@@ -38,6 +38,11 @@ impl Authenticator {
         })
     }
 
+    /// Whether a client's certificate says who it is.
+    pub fn certificate_names_user(&self) -> bool {
+        self.certificate_names_user
+    }
+
     /// A signed token; `None`: tokens are simple ones, which the store gives out.
     pub(super) fn sign(&self, user: &str, auth_revision: u64) -> Option<Result<String, VerifyOnly>> {
         let claims = Claims { user: user.to_owned(), auth_revision };

@@ -19,7 +19,7 @@ pub fn open() -> Opened {
         writer: Box::new(Memory { rows: rows.clone() }),
         reader: Arc::new(Memory { rows }),
         state: State::default(),
-        identity: super::new_identity(),
+        identity: super::new_identity(None),
         images: None,
     }
 }

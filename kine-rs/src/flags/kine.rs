@@ -14,7 +14,10 @@ use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
+
+const METRICS_ADDRESS: &str = ":8080";
 
 /// kine refuses smaller batches.
 const COMPACT_BATCH_SIZE_MIN: u64 = 100;
@@ -50,12 +53,12 @@ const WITHOUT_MEANING: [&str; 23] = [
 #[derive(Debug, Parser)]
 #[command(
     name = "kine",
-    version,
+    version = concat!("version v", env!("CARGO_PKG_VERSION"), " (kine-rs)"),
     disable_version_flag = true,
     after_help = "kine snapshot restore makes a database from a snapshot of etcd or of kine: see kine snapshot --help"
 )]
 pub struct Args {
-    /// Where to listen: host:port, tcp://host:port or unix:///path
+    /// Where to listen: host:port, tcp://host:port, or unix:///path, with TLS when there is a certificate
     #[arg(long, env = "KINE_LISTEN_ADDRESS", default_value = "0.0.0.0:2379")]
     listen_address: String,
     /// Database: sqlite:///path/to/file (default ./db/state.db), memory://
@@ -77,7 +80,7 @@ pub struct Args {
     #[arg(long, env = "KINE_TRUSTED_CA_FILE", requires = "server_cert_file")]
     trusted_ca_file: Option<PathBuf>,
     /// Where to serve /metrics, /health and /version; without a host: this machine only, or everywhere with TLS; 0: nowhere
-    #[arg(long, env = "KINE_METRICS_BIND_ADDRESS", default_value = ":8080")]
+    #[arg(long, env = "KINE_METRICS_BIND_ADDRESS", default_value = METRICS_ADDRESS)]
     metrics_bind_address: String,
     /// Serve metrics without TLS though clients get it
     #[arg(long, env = "KINE_METRICS_IGNORE_TLS_CONFIG", value_parser = parse_bool, num_args = 0..=1,
@@ -102,11 +105,13 @@ pub struct Args {
     /// Revisions that --compact-interval leaves
     #[arg(long, env = "KINE_COMPACT_MIN_RETAIN", default_value_t = 1000, value_parser = clap::value_parser!(i64).range(0..))]
     compact_min_retain: i64,
-    /// Log accesses to the database that take longer; 0: never
-    #[arg(long, env = "KINE_SLOW_SQL_THRESHOLD", default_value = "1s", value_parser = parse_duration)]
+    /// Log accesses to the database that take as long; 0 or less: never
+    #[arg(long, env = "KINE_SLOW_SQL_THRESHOLD", default_value = "1s", allow_hyphen_values = true,
+        value_parser = parse_or_nothing)]
     slow_sql_threshold: Duration,
-    /// Warn of accesses to the database that take longer; 0: never
-    #[arg(long, env = "KINE_SLOW_SQL_WARNING_THRESHOLD", default_value = "5s", value_parser = parse_duration)]
+    /// Warn of accesses to the database that are logged and take as long
+    #[arg(long, env = "KINE_SLOW_SQL_WARNING_THRESHOLD", default_value = "5s", allow_hyphen_values = true,
+        value_parser = parse_or_nothing)]
     slow_sql_warning_threshold: Duration,
     /// Memory for values that were read or written lately, in MiB
     #[arg(long, env = "KINE_CACHE_MIB", default_value_t = 32)]
@@ -196,6 +201,8 @@ pub enum FlagError {
     Parse(#[from] ParseError),
     #[error("--metrics-bind-address {0:?} is not host:port")]
     MetricsAddress(String),
+    #[error("--listen-address {0:?} is to speak TLS, but there is no --server-cert-file")]
+    NoCertificate(String),
     #[error("--metrics-enable-profiling: this program has no profiler; leave the flag away and use perf")]
     Profiling,
 }
@@ -208,9 +215,14 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Ends the process, with help or with what is wrong, where that is what the arguments ask for.
-    pub fn parse(arguments: Vec<String>) -> Flags {
-        Flags::try_parse(arguments).unwrap_or_else(|error| error.exit())
+    /// # Errors
+    /// What to print instead of serving: help, the version, or what is wrong. As in kine the status is 1 then, not clap's.
+    pub fn parse(arguments: Vec<String>) -> Result<Flags, ExitCode> {
+        Flags::try_parse(arguments).map_err(|error| {
+            // A closed output is no reason to say anything else.
+            error.print().ok();
+            if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        })
     }
 
     fn try_parse(arguments: Vec<String>) -> Result<Flags, clap::Error> {
@@ -237,8 +249,13 @@ impl Args {
             trusted_ca_file: self.trusted_ca_file,
             ..Tls::new(cert_file, key_file)
         });
-        let metrics_tls = tls.is_some() && !self.metrics_ignore_tls_config;
-        let metrics = metrics_address(&self.metrics_bind_address, metrics_tls)?;
+        // As kine: who watches over this server needs no certificate.
+        if self.listen_address.starts_with("unixs://") && tls.is_none() {
+            return Err(FlagError::NoCertificate(self.listen_address));
+        }
+        let metrics_tls = tls.clone().filter(|_| !self.metrics_ignore_tls_config);
+        let metrics_tls = metrics_tls.map(|tls| Tls { trusted_ca_file: None, ..tls });
+        let metrics = metrics_address(&self.metrics_bind_address, metrics_tls.is_some())?;
         let auto_compaction = (!self.compact_interval.is_zero()).then(|| {
             AutoCompaction::interval(
                 self.compact_interval,
@@ -272,11 +289,20 @@ impl Args {
     }
 }
 
+/// Go has times below nothing; here they are as good as nothing.
+fn parse_or_nothing(text: &str) -> Result<Duration, String> {
+    match text.strip_prefix('-') {
+        Some(rest) => parse_duration(rest).map(|_| Duration::ZERO),
+        None => parse_duration(text),
+    }
+}
+
 /// An address that names no host is every address when it is encrypted, else this machine's own.
 fn metrics_address(text: &str, tls: bool) -> Result<Option<SocketAddr>, FlagError> {
-    if matches!(text, "" | "0") {
+    if text == "0" {
         return Ok(None);
     }
+    let text = if text.is_empty() { METRICS_ADDRESS } else { text };
     let mut address = parse_address(text).ok_or_else(|| FlagError::MetricsAddress(text.to_owned()))?;
     if text.starts_with(':') && !tls {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
@@ -325,7 +351,7 @@ mod tests {
     #[test]
     fn metrics_without_tls_stay_on_this_machine() {
         let metrics = |flags: &[&str]| parse(flags).args.configure().expect("valid").others;
-        let at = |flags: &[&str]| (metrics(flags)[0].at.to_string(), metrics(flags)[0].tls);
+        let at = |flags: &[&str]| (metrics(flags)[0].at.to_string(), metrics(flags)[0].tls.is_some());
         assert_eq!(at(&[]), ("127.0.0.1:8080".into(), false));
         let tls = ["--server-cert-file=c", "--server-key-file=k"];
         assert_eq!(at(&tls), ("0.0.0.0:8080".into(), true));
@@ -333,6 +359,39 @@ mod tests {
         assert_eq!(at(&ignored), ("127.0.0.1:8080".into(), false));
         assert_eq!(at(&["--metrics-bind-address=10.0.0.1:81"]), ("10.0.0.1:81".into(), false));
         assert!(metrics(&["--metrics-bind-address=0"]).is_empty());
+        assert_eq!(at(&["--metrics-bind-address="]), ("127.0.0.1:8080".into(), false));
+    }
+
+    #[test]
+    fn a_socket_speaks_tls_when_there_is_a_certificate() {
+        let configure = |flags: &[&str]| parse(flags).args.configure();
+        let tls = [
+            "--server-cert-file=c",
+            "--server-key-file=k",
+            "--trusted-ca-file=a",
+            "--listen-address=unix://s",
+        ];
+        let config = configure(&tls).expect("valid");
+        assert_eq!(config.tls.map(|tls| tls.trusted_ca_file.is_some()), Some(true));
+        let metrics = config.others[0].tls.as_ref().expect("TLS");
+        assert_eq!(metrics.trusted_ca_file, None, "whoever scrapes needs no certificate");
+        assert!(matches!(configure(&["--listen-address=unixs://s"]), Err(FlagError::NoCertificate(_))));
+    }
+
+    #[test]
+    fn the_documentation_names_every_flag_that_differs() {
+        let page = include_str!("../../../docs/clients.md");
+        let (_, page) = page.split_once("## Flags of kine").expect("a section");
+        let (page, _) = page.split_once("\n## ").expect("another section");
+        let flag = |id: &str| format!("`--{}`", id.replace('_', "-"));
+        let missing: Vec<_> =
+            WITHOUT_MEANING.iter().map(|id| flag(id)).filter(|flag| !page.contains(flag)).collect();
+        assert_eq!(missing, Vec::<String>::new());
+        let command = Args::command();
+        let known: Vec<_> = command.get_arguments().filter_map(|argument| argument.get_long()).collect();
+        for named in page.split("`--").skip(1).filter_map(|rest| rest.split_once('`')).map(|(name, _)| name) {
+            assert!(known.contains(&named), "--{named} is documented, but there is no such flag");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tonic::body::Body;
 pub const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const CLUSTER_ID: &str = "x-etcd-cluster-id";
 
 #[derive(serde::Serialize)]
 struct Releases<'a> {
@@ -25,54 +26,118 @@ struct Releases<'a> {
     storage: &'a str,
 }
 
-/// What the server is asked, apart from the gateway's paths.
-pub async fn plain(api: &Api, request: Request<Body>) -> Response<Body> {
-    let query = request.uri().query().unwrap_or("").to_owned();
-    let path = request.uri().path();
-    let known = matches!(path, "/health" | "/version") || health::is_probe(path);
-    if known && request.method() != Method::GET {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-        return response;
+/// A member as members tell each other.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Member<'a> {
+    id: u64,
+    #[serde(rename = "peerURLs")]
+    peer_urls: &'a [String],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(rename = "clientURLs", skip_serializing_if = "<[_]>::is_empty")]
+    client_urls: &'a [String],
+}
+
+/// What clients are told, apart from the gateway's paths.
+pub async fn plain(api: &Api, request: &Request<()>) -> Response<Body> {
+    match request.uri().path() {
+        "/version" => get(request).unwrap_or_else(|| releases(api)),
+        _ => metrics(api, request).await,
     }
-    match path {
-        "/health" => health::health(api, &query).await,
-        "/version" => {
-            let minor = minor_release(&api.about.version);
-            let releases = Releases { etcdserver: &api.about.version, etcdcluster: &minor, storage: &minor };
-            answer(
-                StatusCode::OK,
-                JSON,
-                serde_json::to_string(&releases).expect("texts can be written as JSON"),
-            )
-        }
+}
+
+/// What those are told who watch over this server.
+pub async fn metrics(api: &Api, request: &Request<()>) -> Response<Body> {
+    let query = request.uri().query().unwrap_or("");
+    match request.uri().path() {
         "/metrics" => answer(StatusCode::OK, METRICS, api.store.metrics().scrape(api).await),
-        path if health::is_probe(path) => health::probe(api, path, &query).await,
+        "/health" => match get(request) {
+            Some(refusal) => refusal,
+            None => health::health(api, query).await,
+        },
+        path if health::is_probe(path) => match get(request) {
+            Some(refusal) => refusal,
+            None => health::probe(api, path, query).await,
+        },
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }
 
-/// What may not pass is answered here: hosts that are not on the list, and the question of a browser whether it may ask.
-pub fn refuse(options: &Http, request: &Request<Body>, secure: bool) -> Option<Response<Body>> {
-    if !secure && !host_allowed(options, request) {
-        return Some(text(StatusCode::FORBIDDEN, "client hostname is not whitelisted\n"));
+/// What a member that is to join asks those that are there.
+pub fn peers(api: &Api, request: &Request<()>) -> Response<Body> {
+    match request.uri().path() {
+        "/version" => get(request).unwrap_or_else(|| releases(api)),
+        "/members" => get(request).unwrap_or_else(|| members(api)),
+        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
-    (request.method() == Method::OPTIONS && !options.cors.is_empty()).then(|| Response::new(Body::empty()))
 }
 
-fn host_allowed(options: &Http, request: &Request<Body>) -> bool {
-    if options.host_whitelist.is_empty() || options.host_whitelist.iter().any(|host| host == "*") {
-        return true;
+/// The refusal of every other method.
+fn get(request: &Request<()>) -> Option<Response<Body>> {
+    (request.method() != Method::GET).then(|| {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        response
+    })
+}
+
+fn releases(api: &Api) -> Response<Body> {
+    let minor = minor_release(&api.about.version);
+    let releases = Releases { etcdserver: &api.about.version, etcdcluster: &minor, storage: &minor };
+    answer(StatusCode::OK, JSON, serde_json::to_string(&releases).expect("texts can be written as JSON"))
+}
+
+fn members(api: &Api) -> Response<Body> {
+    let identity = api.store.identity();
+    let member = Member {
+        id: identity.member_id,
+        peer_urls: &api.about.peer_urls,
+        name: &api.about.member_name,
+        client_urls: &api.about.client_urls,
+    };
+    let mut body = serde_json::to_string(&[member]).expect("texts and numbers can be written as JSON");
+    body.push('\n');
+    let mut response = answer(StatusCode::OK, JSON, body);
+    let cluster =
+        HeaderValue::try_from(format!("{:x}", identity.cluster_id)).expect("digits can be a header");
+    response.headers_mut().insert(CLUSTER_ID, cluster);
+    response
+}
+
+/// What may not pass: hosts that are not on the list, where no certificate says that the client meant this server.
+pub fn refuse_host(options: &Http, request: &Request<Body>) -> Option<Response<Body>> {
+    let host = host(request);
+    if options.host_whitelist.is_empty()
+        || options.host_whitelist.iter().any(|allowed| allowed == "*" || *allowed == host)
+    {
+        return None;
     }
+    tracing::warn!(host, "rejecting HTTP request to prevent DNS rebinding attacks");
+    Some(text(
+        StatusCode::MISDIRECTED_REQUEST,
+        format!(
+            "The host {host:?} is not one this server is known by, so a page that resolves its own name to it could be \
+             asking (CVE-2018-5702).\nUse TLS, or add the host to --host-whitelist.\n"
+        ),
+    ))
+}
+
+/// The host a request is addressed to, without its port.
+fn host(request: &Request<Body>) -> String {
     let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let authority = header.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
-    let Some(host) = authority else { return false };
-    let host = match host.rsplit_once(':') {
+    let authority = authority.unwrap_or("");
+    let host = match authority.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
+        _ => authority,
     };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    options.host_whitelist.iter().any(|allowed| allowed == host)
+    host.trim_start_matches('[').trim_end_matches(']').to_owned()
+}
+
+/// A browser asks before it sends: what it may is in the headers.
+pub fn preflight(options: &Http, request: &Request<Body>) -> Option<Response<Body>> {
+    (request.method() == Method::OPTIONS && !options.cors.is_empty()).then(|| Response::new(Body::empty()))
 }
 
 /// The headers that let pages of other origins read the answer.
@@ -92,7 +157,7 @@ pub fn allow_origin(options: &Http, asked: &HeaderMap, headers: &mut HeaderMap) 
     }
 }
 
-fn text(status: StatusCode, body: impl Into<String>) -> Response<Body> {
+pub fn text(status: StatusCode, body: impl Into<String>) -> Response<Body> {
     let mut response = answer(status, TEXT, body.into());
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
@@ -110,16 +175,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_that_is_not_listed_is_refused_without_tls_only() {
+    fn a_host_that_is_not_listed_is_misdirected() {
         let options = Http { host_whitelist: vec!["localhost".into(), "::1".into()], ..Http::default() };
-        let refused = |host: &str, secure| {
+        let refused = |host: &str| {
             let request = Request::builder().header(HOST, host).body(Body::empty()).unwrap();
-            refuse(&options, &request, secure).map(|response| response.status())
+            refuse_host(&options, &request).map(|response| response.status().as_u16())
         };
-        assert_eq!(refused("localhost:2379", false), None);
-        assert_eq!(refused("[::1]:2379", false), None);
-        assert_eq!(refused("evil.example", false), Some(StatusCode::FORBIDDEN));
-        assert_eq!(refused("evil.example", true), None);
+        assert_eq!(
+            [refused("localhost:2379"), refused("[::1]:2379"), refused("evil.example")],
+            [None, None, Some(421)]
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub const REQUESTS_MAX: usize = 64 << 10;
 pub type All = Arc<AtomicUsize>;
 
 /// One client connection.
+#[derive(Default)]
 pub struct Connection {
     all: All,
     requests: AtomicUsize,

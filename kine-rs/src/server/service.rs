@@ -1,7 +1,7 @@
 //! One service for everything a client port answers: gRPC by service name, the rest to the plain endpoints.
 
 use super::gateway::{gateway, is_gateway};
-use super::http::{allow_origin, plain, refuse};
+use super::http::{self, allow_origin, metrics, peers, plain, preflight, refuse_host};
 use super::measured::{Arrivals, Received, Sent};
 use super::requests::{Admitted, Connection};
 use crate::api::caller::CertificateName;
@@ -11,7 +11,7 @@ use crate::api::watch::WatchServer;
 use crate::api::{Api, Authority};
 use crate::config::{Http, Serves};
 use crate::metrics::grpc::Call;
-use ::http::{Request, Response, StatusCode, header::CONTENT_TYPE};
+use ::http::{Request, Response, StatusCode, Version, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use prometheus::IntCounter;
 use proto::etcdserverpb::auth_server::AuthServer;
@@ -53,15 +53,22 @@ pub struct Faces {
     auth: AuthServer<Api>,
     lock: LockServer<Api>,
     election: ElectionServer<Api>,
-    /// The common name of the client's certificate.
-    certificate_name: Option<CertificateName>,
     /// Always "serving": a server that can't serve is gone.
     health: HealthServer<HealthService>,
     http: Arc<Http>,
     serves: Serves,
-    /// The connection is encrypted.
-    secure: bool,
     arrivals: Arrivals,
+    client: Arc<Client>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Default)]
+pub struct Client {
+    /// The connection is encrypted.
+    pub secure: bool,
+    /// The common name of the client's certificate.
+    pub certificate_name: Option<CertificateName>,
+    pub connection: Arc<Connection>,
 }
 
 impl Faces {
@@ -81,24 +88,32 @@ impl Faces {
             auth: AuthServer::new(api.clone()).max_decoding_message_size(decode_max),
             lock: LockServer::new(api.clone()).max_decoding_message_size(decode_max),
             election: ElectionServer::new(api.clone()).max_decoding_message_size(decode_max),
-            certificate_name: None,
             health: HealthServer::new(HealthService::from_health_reporter(HealthReporter::new())),
             api,
             http,
             serves: Serves::Everything,
-            secure: false,
             arrivals,
+            client: Arc::default(),
         }
     }
 
     /// The same for a listener that serves this much.
-    pub fn serving(&self, serves: Serves, secure: bool) -> Self {
-        Faces { serves, secure, ..self.clone() }
+    pub fn serving(&self, serves: Serves) -> Self {
+        Faces { serves, ..self.clone() }
     }
 
-    /// The same for a connection whose client showed a certificate with this common name.
-    pub fn of_client(self, certificate_name: Option<CertificateName>) -> Self {
-        Faces { certificate_name, ..self }
+    pub fn are_for_peers(&self) -> bool {
+        self.serves == Serves::Peers
+    }
+
+    /// Whether plain HTTP is answered where gRPC is.
+    pub fn are_all(&self) -> bool {
+        self.serves == Serves::Everything
+    }
+
+    /// The same for one connection.
+    pub fn of_client(self, client: Client) -> Self {
+        Faces { client: Arc::new(client), ..self }
     }
 
     /// Answers one gRPC call, counted and measured.
@@ -121,19 +136,39 @@ impl Faces {
     fn http(&self, request: Request<Body>, admitted: Admitted) -> Answer {
         let faces = self.clone();
         Box::pin(async move {
-            let asked = request.headers().clone();
-            let mut response = match refuse(&faces.http, &request, faces.secure) {
-                Some(response) => response,
-                None if faces.http.gateway
-                    && faces.serves != Serves::Metrics
-                    && is_gateway(request.uri().path()) =>
-                {
-                    gateway(&faces, request).await
-                }
-                None => plain(&faces.api, request).await,
+            let response = match faces.serves {
+                Serves::Metrics => metrics(&faces.api, &request.map(drop)).await,
+                Serves::Peers => peers(&faces.api, &request.map(drop)),
+                Serves::Everything | Serves::Grpc | Serves::Http => faces.client_http(request).await,
             };
-            allow_origin(&faces.http, &asked, response.headers_mut());
             Ok(attach(response, Attached { measure: None, admitted: Some(admitted) }))
+        })
+    }
+
+    /// What clients may ask for, if they may ask.
+    async fn client_http(&self, request: Request<Body>) -> Response<Body> {
+        let asked = request.headers().clone();
+        let to_gateway = self.http.gateway && is_gateway(request.uri().path());
+        if let Some(refusal) = self.refuse(&request, to_gateway) {
+            return refusal;
+        }
+        let mut response = match preflight(&self.http, &request) {
+            Some(response) => response,
+            None if to_gateway => gateway(self, request).await,
+            None => plain(&self.api, &request.map(drop)).await,
+        };
+        allow_origin(&self.http, &asked, response.headers_mut());
+        response
+    }
+
+    fn refuse(&self, request: &Request<Body>, to_gateway: bool) -> Option<Response<Body>> {
+        if !self.client.secure {
+            return refuse_host(&self.http, request);
+        }
+        let named = self.client.certificate_name.is_some() && self.api.auth.certificate_names_user();
+        (to_gateway && named && self.api.store.sessions().enforced()).then(|| {
+            let text = "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
+            http::text(StatusCode::BAD_REQUEST, text)
         })
     }
 
@@ -152,7 +187,7 @@ impl Faces {
             "etcdserverpb.Cluster" => {
                 let mut request = request;
                 if let Some(authority) = request.uri().authority() {
-                    let scheme = if self.secure { "https" } else { "http" };
+                    let scheme = if self.client.secure { "https" } else { "http" };
                     let authority = Authority(format!("{scheme}://{authority}"));
                     request.extensions_mut().insert(authority);
                 }
@@ -206,35 +241,29 @@ fn reworded(response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// What one connection's client is served.
-pub struct Client {
-    pub faces: Faces,
-    pub connection: Arc<Connection>,
-}
-
-impl hyper::service::Service<Request<Incoming>> for Client {
+impl hyper::service::Service<Request<Incoming>> for Faces {
     type Response = Response<Sent>;
     type Error = Infallible;
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
-        let faces = &self.faces;
-        let is_grpc = request
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-        let Some(admitted) = self.connection.admit() else { return too_many(is_grpc) };
-        match (is_grpc, faces.serves) {
+        let is_grpc = request.version() == Version::HTTP_2
+            && request
+                .headers()
+                .get(CONTENT_TYPE)
+                .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        let Some(admitted) = self.client.connection.admit() else { return too_many(is_grpc) };
+        match (is_grpc, self.serves) {
             (true, Serves::Everything | Serves::Grpc) => {
                 let mut request = request.map(Received::from);
                 // Not through the gateway: there the certificate says nothing of who asks.
-                if let Some(name) = &faces.certificate_name {
+                if let Some(name) = &self.client.certificate_name {
                     request.extensions_mut().insert(name.clone());
                 }
-                faces.grpc(request, Some(admitted))
+                self.grpc(request, Some(admitted))
             }
             (true, _) | (false, Serves::Grpc) => Box::pin(async { Ok(status_only(StatusCode::NOT_FOUND)) }),
-            (false, _) => faces.http(request.map(Body::new), admitted),
+            (false, _) => self.http(request.map(Body::new), admitted),
         }
     }
 }

@@ -4,6 +4,7 @@ mod ciphers;
 mod clients;
 mod self_signed;
 
+pub use ciphers::is_known as is_cipher_suite;
 pub use self_signed::self_signed;
 
 use crate::api::caller::CertificateName;
@@ -14,7 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -60,7 +61,10 @@ impl Acceptor {
         Ok(Acceptor { options: options.clone(), current: Arc::new(Mutex::new(loaded)) })
     }
 
-    pub async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+    pub async fn accept<S>(&self, stream: S) -> std::io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         TlsAcceptor::from(self.config()).accept(stream).await
     }
 
@@ -79,11 +83,14 @@ impl Acceptor {
 }
 
 /// The common name of the client's certificate, if it showed one that has one.
-pub fn certificate_name(stream: &TlsStream<TcpStream>) -> Option<CertificateName> {
+pub fn certificate_name<S>(stream: &TlsStream<S>) -> Option<CertificateName> {
     let (_, connection) = stream.get_ref();
-    let (_, certificate) = X509Certificate::from_der(connection.peer_certificates()?.first()?).ok()?;
-    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
-    Some(CertificateName(name.into()))
+    Some(CertificateName(common_name(connection.peer_certificates()?.first()?)?.into()))
+}
+
+fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(certificate.subject().iter_common_name().next()?.as_str().ok()?.to_owned())
 }
 
 fn stamp(options: &Tls) -> Vec<Option<SystemTime>> {

@@ -113,14 +113,14 @@ async fn the_grpc_health_service_says_that_it_serves() {
 #[test]
 fn a_metrics_listener_serves_no_data_and_a_host_list_is_kept() {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
-    let metrics = Listener { at: Listen::Tcp(free), tls: false, serves: Serves::Metrics };
+    let metrics = Listener { at: Listen::Tcp(free), tls: None, serves: Serves::Metrics };
     let http = Http { host_whitelist: vec!["good".into()], ..Http::default() };
     let server = Server::start(Config { others: vec![metrics], http, ..Config::default() });
     let path = |path: &str| ask(free, &format!("GET {path} HTTP/1.1\r\nHost: good:1\r\n"), "").status;
     assert_eq!(
         [path("/metrics"), path("/health"), path("/version"), path("/v3/kv/range")],
-        [200, 200, 200, 404]
+        [200, 200, 404, 404]
     );
-    assert_eq!(server.get("/version").status, 403);
+    assert_eq!(server.get("/version").status, 421);
     server.stop();
 }

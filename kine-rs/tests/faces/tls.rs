@@ -189,6 +189,39 @@ fn versions_below_the_lowest_are_refused() {
 }
 
 #[test]
+fn a_client_needs_one_of_the_common_names() {
+    let pki = Pki::new();
+    pki.issue("client", "localhost", 2);
+    let ask = |common_name: &str| {
+        let client_common_names = vec!["nobody".to_owned(), common_name.to_owned()];
+        let tls = Tls { trusted_ca_file: Some(pki.file("ca.pem")), client_common_names, ..pki.tls() };
+        let server = start(tls);
+        let answer = pki.ask(server.address(), Some("client"));
+        server.stop();
+        answer.is_ok()
+    };
+    // The name rcgen gives when it is told none.
+    assert_eq!([ask("rcgen self signed cert"), ask("rcgen")], [true, false]);
+}
+
+#[test]
+fn one_port_can_be_plain_and_encrypted() {
+    let pki = Pki::new();
+    let free =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let listener = |tls| Listener { at: Listen::Tcp(free), tls, serves: Serves::Everything };
+    let others = vec![listener(None), listener(Some(pki.tls()))];
+    let server = Server::start_at(Vec::new(), Config { others, ..Config::default() });
+    assert_eq!(server.addresses(), [free]);
+    assert!(pki.ask(free, None).is_ok());
+    assert_eq!(server.get("/health").status, 200);
+    // A client that says nothing and goes is nobody's trouble.
+    drop(TcpStream::connect(free).expect("it listens"));
+    assert_eq!(server.get("/health").status, 200);
+    server.stop();
+}
+
+#[test]
 fn plain_encrypted_and_unix_listeners_live_side_by_side() {
     let pki = Pki::new();
     let socket = pki.file("etcd.sock");
@@ -197,11 +230,10 @@ fn plain_encrypted_and_unix_listeners_live_side_by_side() {
     let server = Server::start_at(
         Vec::new(),
         Config {
-            tls: Some(pki.tls()),
             others: vec![
-                listener(tcp(), true),
-                listener(tcp(), false),
-                listener(Listen::Unix(socket.clone()), false),
+                listener(tcp(), Some(pki.tls())),
+                listener(tcp(), None),
+                listener(Listen::Unix(socket.clone()), None),
             ],
             ..Config::default()
         },

@@ -13,7 +13,7 @@ use crate::apply::{
     META_REVISION_FLOOR, META_TERM, alarm_key,
 };
 use crate::auth::Accounts;
-use crate::backend::{Images, Opened, new_identity};
+use crate::backend::{Ids, Images, Opened, new_identity};
 use crate::mvcc::{Granted, Location, Rebuild, Release, Replay, State, Version};
 use crate::rows::Bucket;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, limits::Limit};
@@ -55,6 +55,8 @@ pub struct Options {
     pub path: PathBuf,
     /// False: `synchronous=OFF`, an acknowledged write can be lost. For tests only.
     pub fsync: bool,
+    /// Ids of a new store; `None`: random ones.
+    pub ids: Option<Ids>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +118,7 @@ pub fn open(options: &Options) -> Result<Opened, OpenError> {
     }
     let files = IndexFiles::beside(path, options.fsync);
     let Rebuilt { state, covered } = rebuild(path, &connection, &files)?;
-    let identity = identify(&connection, covered).map_err(failed)?;
+    let identity = identify(&connection, options.ids, covered).map_err(failed)?;
     // Not before the record that may have named them is gone.
     files.tidy(covered.is_some());
     let reader = Arc::new(SqliteReader::new(path.clone()));
@@ -243,11 +245,15 @@ pub(super) fn check_integrity(path: &Path, connection: &Connection) -> Result<()
 
 /// Ids of the store, made at its creation; the term counts its starts, as a member's elections would. In the same
 /// transaction the image of the index is given up if it was not used: from now on rows may get locations that it knows.
-fn identify(connection: &Connection, covered: Option<Location>) -> rusqlite::Result<Identity> {
+fn identify(
+    connection: &Connection,
+    ids: Option<Ids>,
+    covered: Option<Location>,
+) -> rusqlite::Result<Identity> {
     let stored = |key: &[u8]| meta(connection, key).map(|value| value.map(|number| number as u64));
     let identity = match (stored(META_CLUSTER_ID)?, stored(META_MEMBER_ID)?, stored(META_TERM)?) {
         (Some(cluster_id), Some(member_id), Some(term)) => Identity { cluster_id, member_id, term: term + 1 },
-        _ => new_identity(),
+        _ => new_identity(ids),
     };
     let mut statement =
         connection.prepare("INSERT OR REPLACE INTO records (bucket, key, value) VALUES (?1, ?2, ?3)")?;

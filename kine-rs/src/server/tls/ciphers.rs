@@ -24,6 +24,12 @@ const NOT_OFFERED: [&str; 16] = [
     "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
 ];
 
+/// Whether Go knows a suite by this name.
+pub fn is_known(name: &str) -> bool {
+    let offered = rustls::crypto::aws_lc_rs::default_provider().cipher_suites;
+    NOT_OFFERED.contains(&name) || offered.iter().any(|suite| go_name(suite) == full_name(name))
+}
+
 /// Leaves the suites of TLS 1.2 that are asked for, and all of TLS 1.3.
 pub fn choose(suites: &mut Vec<SupportedCipherSuite>, options: &Tls) -> Result<(), TlsError> {
     if options.cipher_suites.is_empty() {
@@ -76,6 +82,7 @@ mod tests {
         let unsafe_one = "TLS_RSA_WITH_AES_128_GCM_SHA256";
         let names = ["TLS_AES_128_GCM_SHA256", old, unsafe_one];
         assert_eq!(chosen(&names).unwrap(), ["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"]);
+        assert_eq!([is_known(old), is_known(unsafe_one), is_known("X")], [true, true, false]);
         assert!(matches!(chosen(&["X"]), Err(TlsError::CipherSuite(name)) if name == "X"));
         assert!(matches!(chosen(&[unsafe_one]), Err(TlsError::NoCipherSuite(_))));
     }

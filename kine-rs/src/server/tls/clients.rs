@@ -1,6 +1,6 @@
 //! Which certificates of clients are taken: signed by a trusted CA, not revoked, valid for an allowed name.
 
-use super::{TlsError, certificates};
+use super::{TlsError, certificates, common_name};
 use crate::config::Tls;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::verify_server_name;
@@ -34,13 +34,13 @@ pub fn verifier(
             .allow_unknown_revocation_status();
     }
     let signed = builder.build().map_err(|error| failed(error.to_string()))?;
-    if options.client_hostnames.is_empty() {
+    if options.client_hostnames.is_empty() && options.client_common_names.is_empty() {
         return Ok(signed);
     }
     let name =
         |name: &String| ServerName::try_from(name.clone()).map_err(|_| TlsError::Hostname(name.clone()));
-    let names = options.client_hostnames.iter().map(name).collect::<Result<_, _>>()?;
-    Ok(Arc::new(Named { signed, names }))
+    let hosts = options.client_hostnames.iter().map(name).collect::<Result<_, _>>()?;
+    Ok(Arc::new(Named { signed, hosts, common_names: options.client_common_names.clone() }))
 }
 
 /// Lists in PEM, or one in DER.
@@ -52,11 +52,22 @@ fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>
     Ok(if lists.is_empty() { vec![CertificateRevocationListDer::from(bytes)] } else { lists })
 }
 
-/// What is signed must also be valid for one of the names.
+/// What is signed must also be valid for one of the hosts, and have one of the common names; none listed: any.
 #[derive(Debug)]
 struct Named {
     signed: Arc<dyn ClientCertVerifier>,
-    names: Vec<ServerName<'static>>,
+    hosts: Vec<ServerName<'static>>,
+    common_names: Vec<String>,
+}
+
+impl Named {
+    fn allows(&self, end_entity: &CertificateDer<'_>) -> Result<bool, Error> {
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        let valid_for = |name| verify_server_name(&certificate, name).is_ok();
+        let named = || common_name(end_entity).is_some_and(|name| self.common_names.contains(&name));
+        Ok((self.hosts.is_empty() || self.hosts.iter().any(valid_for))
+            && (self.common_names.is_empty() || named()))
+    }
 }
 
 impl ClientCertVerifier for Named {
@@ -67,8 +78,7 @@ impl ClientCertVerifier for Named {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.signed.verify_client_cert(end_entity, intermediates, now)?;
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        if self.names.iter().any(|name| verify_server_name(&certificate, name).is_ok()) {
+        if self.allows(end_entity)? {
             Ok(verified)
         } else {
             Err(Error::InvalidCertificate(CertificateError::NotValidForName))

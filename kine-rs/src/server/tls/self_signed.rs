@@ -12,15 +12,15 @@ use std::time::{Duration, SystemTime};
 /// Clocks of clients may be behind by this much.
 const BACKDATED: Duration = Duration::from_secs(60 * 60);
 
-/// The certificate and key in `dir`, made for these hosts unless they are there and young enough.
-pub fn self_signed(dir: &Path, hosts: Vec<String>, validity: Duration) -> Result<Tls, TlsError> {
-    let tls = Tls::new(dir.join("cert.pem"), dir.join("key.pem"));
+/// Makes `Tls::made_in(dir)` for these hosts, unless it is there and young enough.
+pub fn self_signed(dir: &Path, hosts: Vec<String>, validity: Duration) -> Result<(), TlsError> {
+    let tls = Tls::made_in(dir);
     let age = fs::metadata(&tls.cert_file)
         .and_then(|metadata| metadata.modified())
         .ok()
         .and_then(|made| SystemTime::now().duration_since(made).ok());
     if tls.key_file.exists() && age.is_some_and(|age| age + BACKDATED < validity) {
-        return Ok(tls);
+        return Ok(());
     }
     let io = |error: std::io::Error| TlsError::SelfSigned { dir: dir.into(), detail: error.to_string() };
     let (certificate, key) = make(hosts, validity)
@@ -28,8 +28,7 @@ pub fn self_signed(dir: &Path, hosts: Vec<String>, validity: Duration) -> Result
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
     // The key first: a certificate is only taken together with its key.
     replace(&tls.key_file, &key).map_err(io)?;
-    replace(&tls.cert_file, &certificate).map_err(io)?;
-    Ok(tls)
+    replace(&tls.cert_file, &certificate).map_err(io)
 }
 
 fn make(hosts: Vec<String>, validity: Duration) -> Result<(String, String), rcgen::Error> {
@@ -63,8 +62,8 @@ mod tests {
         let hosts = || vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let year = Duration::from_secs(365 * 24 * 60 * 60);
         let made = |validity| {
-            let tls = self_signed(&dir, hosts(), validity).expect("made");
-            fs::read_to_string(tls.cert_file).expect("readable")
+            self_signed(&dir, hosts(), validity).expect("made");
+            fs::read_to_string(Tls::made_in(&dir).cert_file).expect("readable")
         };
         let first = made(year);
         assert_eq!(made(year), first);
