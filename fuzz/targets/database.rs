@@ -77,7 +77,7 @@ fn database(program: &[Command]) -> Vec<u8> {
         let (mut machine, mut writer) = (Machine::new(opened.identity, opened.state), opened.writer);
         for command in program.iter().filter_map(applied) {
             // A refused command is as good a part of a life as any.
-            let _refused = machine.apply(&Caller::Nobody, command, &mut Stored(writer.as_mut())).is_err();
+            let _refused = machine.apply(&Caller::Nobody, &command, &mut Stored(writer.as_mut())).is_err();
             writer.commit(&machine.take_batch()).expect("the batch is stored");
         }
     }
@@ -90,7 +90,7 @@ fn applied(command: &Command) -> Option<Applied> {
     Some(match command.clone() {
         Command::Put(request) if check_put(&request).is_ok() => Applied::Put(request),
         Command::Delete(request) if check_delete(&request).is_ok() => Applied::DeleteRange(request),
-        Command::Txn(request) if check_txn(&request, OPERATIONS_MAX).is_ok() => Applied::Txn(request),
+        Command::Txn(request) if check_txn(&request, OPERATIONS_MAX).is_ok() => Applied::Txn(request.into()),
         Command::LeaseGrant(request) if request.id != 0 => {
             Applied::LeaseGrant { id: request.id, ttl: request.ttl }
         }

@@ -74,7 +74,7 @@ impl Store {
                 |delete| check_delete(delete).is_ok(),
                 Command::DeleteRange,
             ),
-            3 => self.apply::<TxnRequest>(message, checked, Command::Txn),
+            3 => self.apply::<TxnRequest>(message, checked, |txn| Command::Txn(txn.into())),
             4 => self.apply::<CompactionRequest>(
                 message,
                 |_| true,
@@ -119,10 +119,11 @@ impl Store {
         }
         let before = self.machine.state.revision;
         // A refusal is an answer like any other.
-        let refused = self.machine.apply(&Caller::Nobody, command(request), &mut &self.rows).is_err();
+        let refused = self.machine.apply(&Caller::Nobody, &command(request), &mut &self.rows).is_err();
         let after = self.machine.state.revision;
         assert!(after == before || (after == before + 1 && !refused), "from revision {before} to {after}");
-        self.machine.collect_garbage(GARBAGE_ROWS, Location::MAX);
+        let compacted = self.machine.state.compact_revision;
+        self.machine.collect_garbage(GARBAGE_ROWS, compacted, Location::MAX);
         let batch = self.machine.take_batch();
         self.rows.0.extend(batch.rows.into_iter().map(|row| (row.version.location, row)));
         for location in batch.removed {

@@ -14,8 +14,10 @@ pub mod lock;
 pub mod maintenance;
 mod read;
 pub mod reply;
+pub mod slow;
 pub mod watch;
 
+use crate::config::Feature;
 use crate::store::Store;
 
 /// etcd's defaults.
@@ -54,6 +56,8 @@ pub struct About {
     /// Empty: the address the client used.
     pub client_urls: Vec<String>,
     pub peer_urls: Vec<String>,
+    /// Features by name, and whether they are on.
+    pub features: Vec<Feature>,
 }
 
 /// What every service works with.
@@ -63,6 +67,7 @@ pub struct Api {
     pub limits: Limits,
     pub about: std::sync::Arc<About>,
     pub auth: std::sync::Arc<caller::Authenticator>,
+    pub slow: slow::Slow,
 }
 
 /// The URL a client used, from its `:authority`; put into the request by the server.

@@ -36,7 +36,8 @@ pub const META_INDEX: &[u8] = b"index";
 pub enum Command {
     Put(PutRequest),
     DeleteRange(DeleteRangeRequest),
-    Txn(TxnRequest),
+    /// Shared with whoever waits for the reply: a request that was slow is told of in full.
+    Txn(Arc<TxnRequest>),
     Compact {
         revision: i64,
     },
@@ -228,42 +229,47 @@ impl Machine {
         self.sessions.clear();
     }
 
-    pub fn apply<V>(&mut self, caller: &Caller, command: Command, stored: &mut V) -> Result<Reply, ApplyError>
+    pub fn apply<V>(
+        &mut self,
+        caller: &Caller,
+        command: &Command,
+        stored: &mut V,
+    ) -> Result<Reply, ApplyError>
     where
         V: Values<Error = ReadError>,
     {
-        self.check_alarms(&command)?;
+        self.check_alarms(command)?;
         if self.state.auth.enabled {
-            self.check_caller(caller, &command)?;
+            self.check_caller(caller, command)?;
         }
         match command {
             Command::Put(request) => {
-                self.transact(stored, |txn| txn.put(&request)).map(|mut response: PutResponse| {
+                self.transact(stored, |txn| txn.put(request)).map(|mut response: PutResponse| {
                     response.header = self.header();
                     Reply::Put(response)
                 })
             }
-            Command::DeleteRange(request) => self.transact(stored, |txn| txn.delete_range(&request)).map(
+            Command::DeleteRange(request) => self.transact(stored, |txn| txn.delete_range(request)).map(
                 |mut response: DeleteRangeResponse| {
                     response.header = self.header();
                     Reply::DeleteRange(response)
                 },
             ),
             Command::Txn(request) => {
-                self.transact(stored, |txn| txn.txn(&request)).map(|mut response: TxnResponse| {
+                self.transact(stored, |txn| txn.txn(request)).map(|mut response: TxnResponse| {
                     response.header = self.header();
                     Reply::Txn(response)
                 })
             }
-            Command::Compact { revision } => self.compact(revision),
-            Command::LeaseGrant { id, ttl } => self.grant(id, ttl),
-            Command::LeaseRevoke { id } => self.revoke(id, stored),
-            Command::Alarm(request) => Ok(Reply::Alarm(self.alarm(&request))),
-            Command::Accounts(change) => self.change_accounts(change),
+            Command::Compact { revision } => self.compact(*revision),
+            Command::LeaseGrant { id, ttl } => self.grant(*id, *ttl),
+            Command::LeaseRevoke { id } => self.revoke(*id, stored),
+            Command::Alarm(request) => Ok(Reply::Alarm(self.alarm(request))),
+            Command::Accounts(change) => self.change_accounts(change.clone()),
             Command::Authenticate { user, token_prefix, auth_revision } => {
-                self.authenticate(user, &token_prefix, auth_revision)
+                self.authenticate(user, token_prefix, *auth_revision)
             }
-            Command::Downgrade { target } => self.downgrade(target),
+            Command::Downgrade { target } => self.downgrade(*target),
         }
     }
 
@@ -377,17 +383,17 @@ impl Machine {
 
     fn authenticate(
         &mut self,
-        user: String,
+        user: &str,
         token_prefix: &str,
         auth_revision: u64,
     ) -> Result<Reply, ApplyError> {
-        self.state.auth.login(&user)?;
+        self.state.auth.login(user)?;
         if auth_revision != self.state.auth.revision {
             // The password may have changed since it was compared.
             return Err(Refusal::OldRevision.into());
         }
         let token = format!("{token_prefix}.{}", self.state.next_location);
-        self.sessions.push(SessionChange::Begin { token: token.clone(), user });
+        self.sessions.push(SessionChange::Begin { token: token.clone(), user: user.to_owned() });
         Ok(Reply::Authenticate(AuthenticateResponse { header: self.header(), token }))
     }
 

@@ -28,3 +28,4 @@ pub mod watch;
 
 mod budget;
 mod cache;
+mod describe;

@@ -16,6 +16,7 @@ mod tls;
 
 use crate::api::caller::Authenticator;
 use crate::api::reply::SEND_BUFFER_BYTES;
+use crate::api::slow::Slow;
 use crate::api::{About, Api};
 use crate::auth::Tokens;
 use crate::auth::jwt::JwtError;
@@ -130,6 +131,8 @@ impl App {
             progress_interval: config.progress_interval,
             metrics: Arc::new(Metrics::default()),
             slow: config.slow,
+            quota_bytes: config.limits.quota_bytes,
+            slow_apply: config.slow_requests.apply,
             session_ttl: match config.auth.tokens {
                 Tokens::Simple { ttl } => ttl,
                 Tokens::Jwt(_) => sessions::TTL_DEFAULT,
@@ -147,9 +150,11 @@ impl App {
             member_name: config.member_name,
             client_urls: config.client_urls,
             peer_urls: config.peer_urls,
+            features: config.features,
         });
+        let slow = Slow { limits: config.slow_requests, remote: Arc::from("") };
         Ok(App {
-            api: Api { store, limits: config.limits, about, auth },
+            api: Api { store, limits: config.limits, about, auth, slow },
             threads,
             doors,
             auto_compaction: config.auto_compaction,
@@ -398,13 +403,13 @@ impl Reception {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Some(acceptor) = acceptor else {
-            let client = self.client();
+            let client = Client { remote, ..self.client() };
             return self.serve(stream, client).await;
         };
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let certificate_name = tls::certificate_name(&stream);
-                let client = Client { secure: true, certificate_name, ..self.client() };
+                let client = Client { remote, secure: true, certificate_name, ..self.client() };
                 self.serve(stream, client).await;
             }
             Ok(Err(error)) => self.rejected(&remote, &error),

@@ -11,6 +11,7 @@ use crate::budget::Budget;
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
 use crate::metrics::Metrics;
+use crate::metrics::requests::{Applied, Kind};
 use crate::metrics::rows::{MeasuredReader, MeasuredWriter, Slow};
 use crate::mvcc::{ReadView, State, Version};
 use crate::rows::{ReadError, RowReader, RowWriter, Size};
@@ -43,6 +44,10 @@ pub struct Options {
     pub session_ttl: Duration,
     pub metrics: Arc<Metrics>,
     pub slow: Slow,
+    /// As `api::Limits` has it.
+    pub quota_bytes: u64,
+    /// Time to apply a command above which it is logged; `None`: never.
+    pub slow_apply: Option<Duration>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -132,9 +137,11 @@ impl Store {
             sessions: sessions.clone(),
             proposals: waiting,
             allocated: allocated.clone(),
+            quota_bytes: options.quota_bytes,
             pins: pins.clone(),
             replies: replies.clone(),
             indexer: images.map(|images| Indexer::start(images, wake)),
+            applied: Applied { metrics: metrics.clone(), slow: options.slow_apply },
         };
         let store = Store {
             inner: Arc::new(Inner {
@@ -214,15 +221,19 @@ impl Store {
 
     /// The same for a command whose reply can be large.
     pub async fn propose_counted(&self, caller: Caller, command: Command) -> Result<Answer, ProposeError> {
+        let (kind, started) = (Kind::of(&command), Instant::now());
         let weight = Weight::add(&self.inner.waiting_bytes, &command, PROPOSAL_BYTES_MAX)
             .ok_or(ProposeError::TooMany)?;
-        self.ask(|reply| Proposal::Apply { caller, command, reply: Some(reply), weight })
-            .await?
-            .map_err(ProposeError::Apply)
+        let answer =
+            self.ask(|reply| Proposal::Apply { caller, command, reply: Some(reply), weight }).await?;
+        self.inner.metrics.requests.observe(kind, answer.is_ok(), started.elapsed());
+        answer.map_err(ProposeError::Apply)
     }
 
     pub async fn compact_physically(&self, caller: Caller, revision: i64) -> Result<Reply, ProposeError> {
+        let started = Instant::now();
         let answer = self.ask(|reply| Proposal::CompactPhysically { caller, revision, reply }).await?;
+        self.inner.metrics.requests.observe(Kind::Compaction, answer.is_ok(), started.elapsed());
         Ok(answer?.reply)
     }
 

@@ -59,7 +59,7 @@ impl Driver {
     }
 
     fn apply(&mut self, command: Command) {
-        let refused = self.machine.apply(&Caller::Server, command, &mut Stored(self.rows.as_mut())).is_err();
+        let refused = self.machine.apply(&Caller::Server, &command, &mut Stored(self.rows.as_mut())).is_err();
         let batch = self.machine.take_batch();
         assert!(!refused || batch.is_empty());
         self.rows.commit(&batch).unwrap();
@@ -396,6 +396,8 @@ fn options() -> store::Options {
         reply_bytes: 16 << 20,
         watch_bytes: 16 << 20,
         slow: Slow::default(),
+        quota_bytes: 0,
+        slow_apply: None,
     }
 }
 
@@ -411,7 +413,7 @@ async fn fill(store: &Store, keys: std::ops::Range<u64>) {
             })),
         };
         let txn = TxnRequest { success: some.iter().map(put).collect(), ..Default::default() };
-        store.propose(Caller::Server, Command::Txn(txn)).await.unwrap();
+        store.propose(Caller::Server, Command::Txn(txn.into())).await.unwrap();
     }
 }
 

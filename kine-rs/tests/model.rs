@@ -124,7 +124,7 @@ impl Sut {
     }
 
     fn apply(&mut self, command: Command) -> Result<Reply, ApplyError> {
-        let reply = self.machine.apply(&Caller::Server, command, &mut &self.rows);
+        let reply = self.machine.apply(&Caller::Server, &command, &mut &self.rows);
         self.store();
         reply
     }
@@ -364,7 +364,7 @@ fn run(sut: &mut Sut, model: &mut Model, step: Step) {
                 ],
                 failure: vec![op(Request::RequestRange(all))],
             };
-            let Ok(Reply::Txn(response)) = sut.apply(Command::Txn(request)) else {
+            let Ok(Reply::Txn(response)) = sut.apply(Command::Txn(request.into())) else {
                 panic!("a valid transaction")
             };
             let holds = model.now().get(&key).map_or(0, |kv| kv.version) == version;

@@ -6,5 +6,7 @@
 mod flags;
 mod http;
 mod kine;
+mod logs;
+mod metrics;
 mod process;
 mod sockets;

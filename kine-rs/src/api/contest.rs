@@ -5,6 +5,7 @@
 //! error of these services has the code Unknown, and the text of what went wrong.
 
 use super::Api;
+use super::kv::own_puts;
 use crate::apply::Command;
 use crate::auth::Caller;
 use crate::store::Store;
@@ -93,9 +94,10 @@ impl<'a> Contest<'a> {
         self.api.read_range(&self.caller, request).await
     }
 
-    pub async fn run(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+    pub async fn run(&self, mut request: TxnRequest) -> Result<TxnResponse, Status> {
         check_txn(&request, self.api.limits.txn_operations_max)?;
-        let (response, _) = self.api.run_txn(self.caller.clone(), request).await?;
+        own_puts(&mut request);
+        let (response, _) = self.api.run_txn(self.caller.clone(), request.into()).await?;
         Ok(response)
     }
 
@@ -135,7 +137,7 @@ impl Drop for Withdraw<'_> {
         let (store, txn) = (self.store.clone(), self.contender.delete());
         runtime.spawn(async move {
             // The key is this call's own, so its removal is too. It goes with its lease if this fails.
-            if let Err(error) = store.propose(Caller::Server, Command::Txn(txn)).await {
+            if let Err(error) = store.propose(Caller::Server, Command::Txn(txn.into())).await {
                 tracing::debug!(%error, "an abandoned contender stays until its lease ends");
             }
         });

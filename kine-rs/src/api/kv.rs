@@ -19,6 +19,8 @@ use proto::etcdserverpb::{
     TxnResponse, alarm_request::AlarmAction, request_op::Request as Op,
 };
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
 use tonic::{Request, Response, Status};
 
 /// etcd wraps a request before it measures it: id, tag and lengths.
@@ -27,10 +29,14 @@ const ENVELOPE_BYTES: usize = 16;
 #[tonic::async_trait]
 impl Kv for Api {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let started = Instant::now();
         check_range(request.get_ref())?;
         let caller = self.caller(&request)?;
         self.store.metrics().operations.ranges.inc();
-        self.range_reply(&caller, request.into_inner()).await
+        let request = request.into_inner();
+        let answer = self.range_reply(&caller, &request).await;
+        self.range_done(&request, &answer, started.elapsed());
+        answer
     }
 
     type RangeStreamStream = Pin<Box<dyn futures::Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
@@ -48,41 +54,56 @@ impl Kv for Api {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let started = Instant::now();
         check_put(request.get_ref())?;
         let caller = self.caller(&request)?;
         let mut request = request.into_inner();
         self.check_size(&request)?;
         self.check_quota(put_cost(&request)).await?;
         own(&mut request);
-        let Answer { reply, held } = self.store.propose_counted(caller, Command::Put(request)).await?;
-        match reply {
-            Reply::Put(response) => {
+        // The key and value are shared, not copied.
+        let asked = request.clone();
+        let answer = match self.store.propose_counted(caller, Command::Put(request)).await {
+            Ok(Answer { reply: Reply::Put(response), held }) => {
                 self.store.metrics().operations.puts.inc();
                 Ok(holding(response, held))
             }
-            other => unreachable!("a put is answered with a put, not {other:?}"),
-        }
+            Ok(Answer { reply: other, .. }) => unreachable!("a put is answered with a put, not {other:?}"),
+            Err(error) => Err(error.into()),
+        };
+        self.put_done(&asked, &answer, started.elapsed());
+        answer
     }
 
     async fn delete_range(
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let started = Instant::now();
         check_delete(request.get_ref())?;
         let caller = self.caller(&request)?;
-        let (response, held) = self.run_delete(caller, request.into_inner()).await?;
-        Ok(holding(response, held))
+        let request = request.into_inner();
+        let answer = self.run_delete(caller, request.clone()).await;
+        let answer = answer.map(|(response, held)| holding(response, held));
+        self.delete_done(&request, &answer, started.elapsed());
+        answer
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let started = Instant::now();
         check_txn(request.get_ref(), self.limits.txn_operations_max)?;
         let caller = self.caller(&request)?;
-        let request = request.into_inner();
-        if is_read_only(&request) {
-            return self.txn_reply(&caller, request).await;
-        }
-        let (response, held) = self.run_txn(caller, request).await?;
-        Ok(holding(response, held))
+        let mut request = request.into_inner();
+        own_puts(&mut request);
+        let request = Arc::new(request);
+        let answer = if is_read_only(&request) {
+            self.txn_reply(&caller, &request).await
+        } else {
+            let answer = self.run_txn(caller, request.clone()).await;
+            answer.map(|(response, held)| holding(response, held))
+        };
+        self.txn_done(&request, &answer, started.elapsed());
+        answer
     }
 
     async fn compact(
@@ -122,15 +143,14 @@ impl Api {
         }
     }
 
-    /// Orders a checked transaction.
+    /// Orders a checked transaction that owns its puts.
     pub(super) async fn run_txn(
         &self,
         caller: Caller,
-        mut request: TxnRequest,
+        request: Arc<TxnRequest>,
     ) -> Result<(TxnResponse, Option<Taken>), Status> {
-        self.check_size(&request)?;
+        self.check_size(&*request)?;
         self.check_quota(txn_cost(&request)).await?;
-        own_puts(&mut request);
         let Answer { reply, held } = self.store.propose_counted(caller, Command::Txn(request)).await?;
         match reply {
             Reply::Txn(response) => {
@@ -212,7 +232,8 @@ fn own(put: &mut PutRequest) {
     put.value = Bytes::copy_from_slice(&put.value);
 }
 
-fn own_puts(txn: &mut TxnRequest) {
+/// The same for all puts of a transaction.
+pub(super) fn own_puts(txn: &mut TxnRequest) {
     for RequestOp { request } in txn.success.iter_mut().chain(&mut txn.failure) {
         match request {
             Some(Op::RequestPut(put)) => own(put),

@@ -8,6 +8,7 @@ use super::kv::blocking;
 use super::read::holding;
 use crate::apply::{ApplyError, Command, Reply};
 use crate::auth::Caller;
+use crate::metrics::Metrics;
 use crate::mvcc::Release;
 use crate::mvcc::hash::Hasher;
 use crate::mvcc::range::read_revision;
@@ -23,6 +24,8 @@ use proto::etcdserverpb::{
     alarm_request::AlarmAction,
 };
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
 use tonic::{Request, Response, Status};
 
 /// Rows and bytes read at a time while hashing.
@@ -85,13 +88,18 @@ impl Maintenance for Api {
 
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         self.root_caller(&request)?;
+        let started = Instant::now();
         let response = self.hash_upto(0).await?;
+        self.store.metrics().upkeep.hash_seconds.observe(started.elapsed().as_secs_f64());
         Ok(Response::new(HashResponse { header: response.header, hash: response.hash }))
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
         self.root_caller(&request)?;
-        self.hash_upto(request.into_inner().revision).await.map(Response::new)
+        let started = Instant::now();
+        let response = self.hash_upto(request.into_inner().revision).await?;
+        self.store.metrics().upkeep.hash_rev_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(Response::new(response))
     }
 
     type SnapshotStream = Pin<Box<dyn futures::Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
@@ -106,8 +114,9 @@ impl Maintenance for Api {
         let image = image(&view, self.store.identity(), &self.about);
         let source = Source { view, pin, reader: self.store.reader().clone() };
         let snapshot = blocking(move || Ok(Snapshot::plan(source, &image)?)).await?;
-        let messages: Self::SnapshotStream = Box::pin(stream(snapshot, minor_release(&self.about.version)));
-        Ok(holding(messages, Some(taken)))
+        let sent = stream(snapshot, minor_release(&self.about.version), self.store.metrics().clone());
+        let sent: Self::SnapshotStream = Box::pin(sent);
+        Ok(holding(sent, Some(taken)))
     }
 
     async fn move_leader(
@@ -209,8 +218,10 @@ impl Api {
 fn stream(
     mut snapshot: Snapshot,
     version: String,
+    metrics: Arc<Metrics>,
 ) -> impl futures::Stream<Item = Result<SnapshotResponse, Status>> + Send {
     async_stream::try_stream! {
+        let started = Instant::now();
         let mut remaining_bytes = snapshot.file_len();
         let message = |remaining_bytes, blob| SnapshotResponse {
             header: None,
@@ -236,6 +247,7 @@ fn stream(
         if let Some(digest) = snapshot.digest() {
             yield message(0, digest.into());
         }
+        metrics.upkeep.snapshot_seconds.observe(started.elapsed().as_secs_f64());
     }
 }
 

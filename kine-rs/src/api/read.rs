@@ -25,6 +25,7 @@ use proto::etcdserverpb::{
     RangeRequest, RangeResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse,
     request_op::Request as Op,
 };
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Response, Status};
 
@@ -46,11 +47,11 @@ impl Api {
     pub(super) async fn range_reply(
         &self,
         caller: &Caller,
-        request: RangeRequest,
+        request: &RangeRequest,
     ) -> Result<Response<RangeResponse>, Status> {
         let view = self.store.view();
-        permit::range(&view, caller, &request)?;
-        let missed = match self.range_at_once(&view, &request) {
+        permit::range(&view, caller, request)?;
+        let missed = match self.range_at_once(&view, request) {
             Ok(answer) => {
                 let (mut response, taken) = answer?;
                 response.header = Some(self.header(response.header));
@@ -59,14 +60,14 @@ impl Api {
             Err(missed) => missed,
         };
         let ranges = vec![request.clone()];
-        let caller = caller.clone();
+        let (caller, request) = (caller.clone(), request.clone());
         self.planned(missed, ranges, move |api, view| {
             permit::range(view, &caller, &request)?;
             let plan = plan(view, &request, &mut Stored(&api.store))?;
             let header = Some(api.store.identity().header(plan.revision));
             let message = Message::range(header, plan, view);
             if message.bytes() > WHOLE_BYTES_MAX {
-                return Ok(Answer::Long(message));
+                return Ok(Answer::Long(RangeResponse::default(), message));
             }
             let response = range(view, &request, &mut Stored(&api.store))?;
             Ok(Answer::Whole(RangeResponse { header, ..response }, message.bytes()))
@@ -129,11 +130,11 @@ impl Api {
     pub(super) async fn txn_reply(
         &self,
         caller: &Caller,
-        request: TxnRequest,
+        request: &Arc<TxnRequest>,
     ) -> Result<Response<TxnResponse>, Status> {
         let view = self.store.view();
-        permit::txn(&view, caller, &request)?;
-        match evaluate(&view, &request, &mut AtOnce::new(&self.store)) {
+        permit::txn(&view, caller, request)?;
+        match evaluate(&view, request, &mut AtOnce::new(&self.store)) {
             Ok(response) => {
                 if let Some(taken) = self.counted(txn_bytes(&response)) {
                     self.store.metrics().operations.count_ranges(response.responses.len());
@@ -152,12 +153,12 @@ impl Api {
                 unreachable!("a transaction of ranges neither puts nor leases")
             }
         }
-        let caller = caller.clone();
+        let (caller, request) = (caller.clone(), request.clone());
         self.planned(Missed { bytes: None }, ranges(&request), move |api, view| {
             permit::txn(view, &caller, &request)?;
-            let message = plan_txn(api, view, &request)?;
+            let (head, message) = plan_txn(api, view, &request)?;
             if message.bytes() > WHOLE_BYTES_MAX {
-                return Ok(Answer::Long(message));
+                return Ok(Answer::Long(head, message));
             }
             let response = evaluate(view, &request, &mut Stored(&api.store))?;
             let header = Some(api.header(response.header));
@@ -192,7 +193,7 @@ impl Api {
     }
 
     /// Plans a reply where it may block, within the memory that takes, and answers with it.
-    async fn planned<T: Default + Send + 'static>(
+    async fn planned<T: Send + 'static>(
         &self,
         missed: Missed,
         ranges: Vec<RangeRequest>,
@@ -224,9 +225,9 @@ impl Api {
                 };
                 Ok(holding(response, taken))
             }
-            Answer::Long(message) => {
+            Answer::Long(head, message) => {
                 message.check_len()?;
-                let bytes = message.writing_bytes();
+                let (bytes, outline) = (message.writing_bytes(), message.outline());
                 let taken = match planning {
                     Some(mut taken) if taken.bytes() >= bytes => {
                         taken.shrink(bytes);
@@ -240,7 +241,9 @@ impl Api {
                 };
                 let messages = Box::new(std::iter::once(message));
                 let source = Source { store: self.store.clone(), view, pin, messages };
-                Ok(written_in_pieces(source, taken, T::default()))
+                let mut response = written_in_pieces(source, taken, head);
+                response.extensions_mut().insert(outline);
+                Ok(response)
             }
         }
     }
@@ -255,7 +258,8 @@ impl Api {
 enum Answer<T> {
     /// The reply, and how long it is.
     Whole(T, usize),
-    Long(Message),
+    /// The message that is written, and what is told of it here.
+    Long(T, Message),
 }
 
 /// A response that holds memory until it is written.
@@ -286,21 +290,22 @@ fn evaluate<V: Values>(
     Transaction::new(&mut state, values).txn(request)
 }
 
-/// The reply to a transaction that only reads, which counts it.
-fn plan_txn(api: &Api, view: &ReadView, request: &TxnRequest) -> Result<Message, Status> {
+/// The reply to a transaction that only reads, which counts it, and the same without its ranges.
+fn plan_txn(api: &Api, view: &ReadView, request: &TxnRequest) -> Result<(TxnResponse, Message), Status> {
     let mut state = State::clone(view);
     let mut values = Stored(&api.store);
     let plan = Transaction::new(&mut state, &mut values).plan(request)?;
     api.store.metrics().operations.count_ranges(plan.responses.len());
     let header = Some(api.store.identity().header(view.revision));
-    let mut message = Message::of(&TxnResponse { header, succeeded: plan.succeeded, responses: Vec::new() });
+    let head = TxnResponse { header, succeeded: plan.succeeded, responses: Vec::new() };
+    let mut message = Message::of(&head);
     for range in plan.responses {
         // As etcd: these headers tell the revision only.
         let header = Some(ResponseHeader { revision: view.revision, ..Default::default() });
         let response = Message::range(header, range, view).within(RESPONSE_RANGE);
         message.append(response.within(RESPONSES));
     }
-    Ok(message)
+    Ok((head, message))
 }
 
 fn ranges(request: &TxnRequest) -> Vec<RangeRequest> {

@@ -46,6 +46,23 @@ pub struct Message {
     len: usize,
     parts: VecDeque<Part>,
     value_bytes_max: usize,
+    ranges: Vec<Counts>,
+}
+
+/// What the answer to a range counts.
+#[derive(Clone, Copy)]
+pub struct Counts {
+    /// Key-values in it.
+    pub returned: usize,
+    /// Keys of the range.
+    pub all: i64,
+}
+
+/// A long reply in numbers, for whoever tells of it: its messages are not there yet.
+#[derive(Clone)]
+pub struct Outline {
+    pub ranges: Vec<Counts>,
+    pub bytes: usize,
 }
 
 enum Part {
@@ -59,15 +76,17 @@ impl Message {
         let head = RangeResponse { header, ..Default::default() };
         let tail = RangeResponse { more: plan.more, count: plan.count, ..Default::default() };
         let mut message = Message::of(&head);
-        message.append(Message::key_values(plan.versions, view, |_| ()));
+        let mut returned = 0;
+        message.append(Message::key_values(plan.versions, view, |_| returned += 1));
         message.append(Message::of(&tail));
+        message.ranges.push(Counts { returned, all: plan.count });
         message
     }
 
     /// A message that is there already.
     pub fn of(message: &impl prost::Message) -> Self {
         let bytes = Bytes::from(message.encode_to_vec());
-        Message { len: bytes.len(), parts: VecDeque::from([Part::Bytes(bytes)]), value_bytes_max: 0 }
+        Message { len: bytes.len(), parts: VecDeque::from([Part::Bytes(bytes)]), ..Message::default() }
     }
 
     /// `kvs` of a RangeResponse; `seen` is shown every key.
@@ -80,7 +99,8 @@ impl Message {
             value_bytes_max = value_bytes_max.max(version.value_len as usize);
             seen(key);
         });
-        Message { len, parts: VecDeque::from([Part::KeyValues(versions)]), value_bytes_max }
+        let parts = VecDeque::from([Part::KeyValues(versions)]);
+        Message { len, parts, value_bytes_max, ranges: Vec::new() }
     }
 
     /// The same as a field of another message.
@@ -97,6 +117,11 @@ impl Message {
         self.len += other.len;
         self.value_bytes_max = self.value_bytes_max.max(other.value_bytes_max);
         self.parts.extend(other.parts);
+        self.ranges.extend(other.ranges);
+    }
+
+    pub fn outline(&self) -> Outline {
+        Outline { ranges: self.ranges.clone(), bytes: self.len }
     }
 
     pub fn bytes(&self) -> usize {

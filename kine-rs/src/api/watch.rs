@@ -49,6 +49,7 @@ impl Api {
                 };
                 match next {
                     Next::Send(Some(item)) => {
+                        self.store.metrics().operations.events.inc_by(item.event_count() as u64);
                         for frame in item.into_frames(self.store.identity(), self.limits.message_bytes_max()) {
                             yield frame;
                         }

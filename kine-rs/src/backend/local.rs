@@ -12,6 +12,7 @@ use crate::auth::sessions::Sessions;
 use crate::budget::{Budget, Taken, UNCOUNTED_BYTES_MAX};
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
+use crate::metrics::requests::Applied;
 use crate::mvcc::range::Values;
 use crate::mvcc::{Location, State, Version};
 use crate::rows::{Batch, Bucket, CommitError, ReadError, RowWriter, Size};
@@ -77,11 +78,14 @@ pub struct Writer {
     pub proposals: mpsc::Receiver<Proposal>,
     /// Bytes allocated after the last commit, for the quota.
     pub allocated: Arc<AtomicU64>,
+    /// What they are held against; 0: no quota. Told when an alarm is raised.
+    pub quota_bytes: u64,
     pub pins: Pins,
     /// `None`: the store is not opened a second time.
     pub indexer: Option<Indexer>,
     /// Memory of replies.
     pub replies: Arc<Budget>,
+    pub applied: Applied,
 }
 
 /// Replies that wait for the batch they belong to.
@@ -102,6 +106,8 @@ struct Round {
 #[derive(Default)]
 struct Cleanup {
     garbage: bool,
+    /// Since the compaction that made it.
+    since: Option<Instant>,
     space: bool,
     /// Tombstones from here on had to stay so far.
     covered: Location,
@@ -136,14 +142,15 @@ impl Writer {
             };
             let idle = first.is_none();
             let round = self.apply_waiting(first);
-            let garbage_done = droppable
-                && self.machine.collect_garbage(GARBAGE_ROWS_MAX, compacted, covered)
-                && !round.compacted;
+            let garbage_done = droppable && self.collect_garbage(compacted, covered) && !round.compacted;
             let stop = round.stop;
             self.commit(round, &mut cleanup);
             if garbage_done && !cleanup.stalled {
                 cleanup.garbage = false;
                 cleanup.space = true;
+                if let Some(since) = cleanup.since.take() {
+                    self.applied.metrics.upkeep.compaction_ms.observe(since.elapsed().as_secs_f64() * 1e3);
+                }
                 answer(cleanup.waiting.drain(..).map(|(reply, response)| (reply, Ok(response))));
             }
             if idle && cleanup.space && !cleanup.garbage {
@@ -153,6 +160,15 @@ impl Writer {
                 return self.leave_image();
             }
         }
+    }
+
+    /// One step of dropping compacted rows; true when none are left.
+    fn collect_garbage(&mut self, compacted: i64, covered: Location) -> bool {
+        let started = Instant::now();
+        let done = self.machine.collect_garbage(GARBAGE_ROWS_MAX, compacted, covered);
+        let pause = &self.applied.metrics.upkeep.index_compaction_pause_ms;
+        pause.observe(started.elapsed().as_secs_f64() * 1e3);
+        done
     }
 
     /// Applies `first` and everything that waits behind it, up to the bounds of a batch.
@@ -180,13 +196,13 @@ impl Writer {
             Proposal::Apply { caller, command, reply, weight } => {
                 round.bytes += weight.bytes;
                 round.compacted |= matches!(command, Command::Compact { .. });
-                let result = self.apply_command(&caller, command, round);
+                let result = self.apply_command(&caller, &command, round);
                 if let Some(reply) = reply {
                     round.replies.push((reply, result));
                 }
             }
             Proposal::CompactPhysically { caller, revision, reply } => {
-                match self.apply_command(&caller, Command::Compact { revision }, round) {
+                match self.apply_command(&caller, &Command::Compact { revision }, round) {
                     Ok(response) => {
                         round.compacted = true;
                         round.physical.push((reply, response));
@@ -201,13 +217,15 @@ impl Writer {
         }
     }
 
-    fn apply_command(&mut self, caller: &Caller, command: Command, round: &mut Round) -> Outcome {
+    fn apply_command(&mut self, caller: &Caller, command: &Command, round: &mut Round) -> Outcome {
         // A reply is made before its size is known, so one may exceed what is left, but not another one after it.
         if self.replies.is_overdrawn() && command.returns_values() {
             return Err(ApplyError::Busy);
         }
         let mut stored = Stored { cache: &self.cache, rows: self.rows.as_mut() };
+        let started = Instant::now();
         let result = self.machine.apply(caller, command, &mut stored);
+        self.applied.observe(command, &result, started.elapsed());
         if let Err(ApplyError::Read(error)) = &result {
             // The command may have been applied by half.
             round.unreadable = Some(error.to_string());
@@ -253,6 +271,7 @@ impl Writer {
         if round.compacted {
             // Only now: no row goes before everybody can know that its revision is compacted.
             cleanup.garbage = true;
+            cleanup.since.get_or_insert_with(Instant::now);
             cleanup.waiting.append(&mut round.physical);
         }
         for reply in round.defragments {
@@ -300,7 +319,7 @@ impl Writer {
                 None => self.lessor.revoke(id),
             }
         }
-        self.published.store(Arc::new(self.machine.state.clone()));
+        self.show();
         self.sessions.enforce(self.machine.state.auth.enabled);
         self.publisher.publish(self.machine.state.revision, &batch.changesets);
     }
@@ -313,7 +332,25 @@ impl Writer {
     fn raise_nospace(&mut self) {
         let alarm = (self.machine.identity.member_id, AlarmType::Nospace as i32);
         Arc::make_mut(&mut self.machine.state.alarms).insert(alarm);
-        self.published.store(Arc::new(self.machine.state.clone()));
+        self.show();
+    }
+
+    /// Readers see what was applied, and whoever reads the log sees alarms that were not raised before.
+    fn show(&mut self) {
+        let before = self.published.swap(Arc::new(self.machine.state.clone()));
+        let alarms = &self.machine.state.alarms;
+        if Arc::ptr_eq(alarms, &before.alarms) {
+            return;
+        }
+        for (member, alarm) in alarms.difference(&before.alarms) {
+            tracing::warn!(
+                alarm = AlarmType::try_from(*alarm).map_or("NONE", |alarm| alarm.as_str_name()),
+                from = format!("{member:x}"),
+                size_bytes = self.allocated.load(Ordering::Relaxed),
+                quota_size_bytes = self.quota_bytes,
+                "alarm raised"
+            );
+        }
     }
 
     /// Runs a step that only tidies: out of space means "not now", anything else is fatal.

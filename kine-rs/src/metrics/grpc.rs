@@ -7,7 +7,7 @@ use super::{counter, counters, histogram_opts, register};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, Registry};
 use prost_reflect::MethodDescriptor;
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 use tonic::Code;
 
@@ -35,7 +35,43 @@ const CODES: [&str; 17] = [
     "Unauthenticated",
 ];
 
+/// Versions of clients that are counted apart: a client says what it likes, and each is a series for good.
+const VERSIONS_MAX: usize = 32;
+const VERSION_UNKNOWN: &str = "unknown";
+
+/// Requests of clients that say they are of one version.
+#[derive(Clone)]
+pub struct OfVersion {
+    unary: IntCounter,
+    stream: IntCounter,
+}
+
+impl OfVersion {
+    pub fn count(&self, method: &Method) {
+        if method.is_unary() { self.unary.inc() } else { self.stream.inc() }
+    }
+}
+
+/// Requests by the version their clients say they are.
+struct Versions {
+    family: IntCounterVec,
+    known: Mutex<HashMap<String, OfVersion>>,
+}
+
+impl Versions {
+    /// Version names beyond the bound are counted as unknown.
+    fn find(&self, version: Option<&str>) -> OfVersion {
+        let mut known = self.known.lock().expect("no holder of the versions panics");
+        let wanted = version.filter(|version| known.contains_key(*version) || known.len() < VERSIONS_MAX);
+        let version = wanted.unwrap_or(VERSION_UNKNOWN);
+        let resolve = |kind| self.family.with_label_values(&[kind, version]);
+        let of_version = || OfVersion { unary: resolve("unary"), stream: resolve("stream") };
+        known.entry(version.to_owned()).or_insert_with(of_version).clone()
+    }
+}
+
 pub struct Grpc {
+    versions: Versions,
     methods: HashMap<String, Arc<Method>, foldhash::fast::RandomState>,
     pub received_bytes: IntCounter,
     pub sent_bytes: IntCounter,
@@ -44,6 +80,8 @@ pub struct Grpc {
 /// The handles of one method; what is rare is resolved at its first use.
 pub struct Method {
     labels: [String; 3],
+    unary: bool,
+    unary_beside_keys: bool,
     started: IntCounter,
     pub received: IntCounter,
     pub sent: IntCounter,
@@ -74,9 +112,12 @@ impl Grpc {
         let method = |method: MethodDescriptor| {
             let service = method.parent_service().full_name().to_owned();
             let path = format!("/{service}/{}", method.name());
-            let labels = [kind(&method).to_owned(), service, method.name().to_owned()];
+            let labels = [kind(&method).to_owned(), service.clone(), method.name().to_owned()];
             let resolve = |family: &IntCounterVec| family.with_label_values(&labels);
+            let keys = service == "etcdserverpb.KV" && method.name() != "Compact";
             let handles = Method {
+                unary: kind(&method) == "unary",
+                unary_beside_keys: kind(&method) == "unary" && !keys,
                 started: resolve(&started),
                 received: resolve(&received),
                 sent: resolve(&sent),
@@ -91,7 +132,14 @@ impl Grpc {
         let methods =
             services.flat_map(|service| service.methods().collect::<Vec<_>>()).map(method).collect();
         let bytes = |name, help| counter(registry, name, help);
+        let versions = counters(
+            registry,
+            "etcd_server_client_requests_total",
+            "Requests by the version of their clients",
+            &["type", "client_api_version"],
+        );
         Grpc {
+            versions: Versions { family: versions, known: Mutex::default() },
             methods,
             received_bytes: bytes(
                 "etcd_network_client_grpc_received_bytes_total",
@@ -99,6 +147,11 @@ impl Grpc {
             ),
             sent_bytes: bytes("etcd_network_client_grpc_sent_bytes_total", "Bytes sent to clients"),
         }
+    }
+
+    /// Where requests of a client are counted that says it is of this version.
+    pub fn version(&self, version: Option<&str>) -> OfVersion {
+        self.versions.find(version)
     }
 
     /// The method at a path such as `/etcdserverpb.KV/Range`.
@@ -117,6 +170,21 @@ fn kind(method: &MethodDescriptor) -> &'static str {
 }
 
 impl Method {
+    /// `/etcdserverpb.KV/Range`.
+    pub fn path(&self) -> String {
+        let [_, service, method] = &self.labels;
+        format!("/{service}/{method}")
+    }
+
+    pub fn is_unary(&self) -> bool {
+        self.unary
+    }
+
+    /// One request and one answer, and nothing that reads or writes keys: those tell more of themselves.
+    pub fn is_unary_beside_keys(&self) -> bool {
+        self.unary_beside_keys
+    }
+
     fn handled(&self, code: Code) -> &IntCounter {
         self.handled[code as usize].get_or_init(|| {
             let [kind, service, method] = &self.labels;
@@ -215,6 +283,23 @@ mod tests {
             assert_eq!((counted, lengths), (3, vec![3, 0, 1]), "in pieces of {step}");
             assert!(counter.is_between());
         }
+    }
+
+    #[test]
+    fn a_client_that_makes_up_versions_makes_no_series_without_end() {
+        let registry = Registry::new();
+        let grpc = Grpc::new(&registry);
+        let range = grpc.method("/etcdserverpb.KV/Range").expect("the method is known");
+        for number in 0..1000 {
+            grpc.version(Some(&number.to_string())).count(range);
+        }
+        grpc.version(Some("5")).count(range);
+        let family =
+            registry.gather().into_iter().find(|family| family.name() == "etcd_server_client_requests_total");
+        let family = family.expect("there");
+        assert_eq!(family.get_metric().len(), 2 * (VERSIONS_MAX + 1));
+        assert_eq!(grpc.version(None).unary.get(), 1000 - VERSIONS_MAX as u64);
+        assert_eq!(grpc.version(Some("5")).unary.get(), 2);
     }
 
     #[test]

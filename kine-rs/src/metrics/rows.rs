@@ -29,7 +29,11 @@ impl Default for Slow {
 
 pub struct Rows {
     commit_seconds: Histogram,
+    fsync_seconds: Histogram,
     defragment_seconds: Histogram,
+    defragments: IntGauge,
+    compaction_pause_ms: Histogram,
+    reads: IntGauge,
     put_bytes: IntGauge,
     compacted_rows: IntCounter,
     last_compaction: IntGauge,
@@ -70,6 +74,21 @@ impl Rows {
                 "Time to make a batch of commands durable",
                 DISK_BUCKETS,
             ),
+            // The commit is both of etcd's points of durability: what watches over either finds it.
+            fsync_seconds: histogram(
+                registry,
+                "etcd_disk_wal_fsync_duration_seconds",
+                "Time to make a batch of commands durable",
+                DISK_BUCKETS,
+            ),
+            defragments: gauge("etcd_disk_defrag_inflight", "Whether unused space is being given back"),
+            compaction_pause_ms: histogram(
+                registry,
+                "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
+                "Time of a commit that drops compacted rows",
+                (1.0, 2.0, 13),
+            ),
+            reads: gauge("etcd_mvcc_db_open_read_transactions", "Reads of the database under way"),
             defragment_seconds: histogram(
                 registry,
                 "etcd_disk_backend_defrag_duration_seconds",
@@ -120,11 +139,15 @@ impl Access {
                 self.times.with_label_values(&labels).observe(took.as_secs_f64());
             }
         }
-        let over = |limit: Option<Duration>| limit.is_some_and(|limit| took > limit);
-        if over(slow.warn) {
-            tracing::warn!(access = self.name, ?took, "slow database");
-        } else if over(slow.info) {
-            tracing::info!(access = self.name, ?took, "slow database");
+        // kine's line: people search for its words.
+        let over = |limit: Option<Duration>| limit.is_some_and(|limit| took >= limit);
+        if over(slow.info) {
+            let (name, started) = (self.name, crate::logs::time((SystemTime::now() - took).into()));
+            if over(slow.warn) {
+                tracing::warn!(name, duration = ?took, started, "Slow SQL: {name}");
+            } else {
+                tracing::info!(name, duration = ?took, started, "Slow SQL: {name}");
+            }
         }
         (result, took)
     }
@@ -179,6 +202,10 @@ impl RowWriter for MeasuredWriter {
         let (result, took) = metrics.rows.commit.run(&self.slow, commit_code, || self.rows.commit(batch));
         if result.is_ok() {
             metrics.rows.commit_seconds.observe(took.as_secs_f64());
+            metrics.rows.fsync_seconds.observe(took.as_secs_f64());
+            if !batch.removed.is_empty() {
+                metrics.rows.compaction_pause_ms.observe(took.as_secs_f64() * 1e3);
+            }
             self.count(batch);
         }
         result
@@ -193,8 +220,10 @@ impl RowWriter for MeasuredWriter {
     }
 
     fn defragment(&mut self) -> Result<(), CommitError> {
+        self.metrics.rows.defragments.inc();
         let (result, took) =
             self.metrics.rows.defragment.run(&self.slow, commit_code, || self.rows.defragment());
+        self.metrics.rows.defragments.dec();
         self.metrics.rows.defragment_seconds.observe(took.as_secs_f64());
         result
     }
@@ -210,18 +239,25 @@ pub struct MeasuredReader {
     pub slow: Slow,
 }
 
+impl MeasuredReader {
+    fn run<T>(&self, access: &Access, read: impl FnOnce() -> Result<T, ReadError>) -> Result<T, ReadError> {
+        self.metrics.rows.reads.inc();
+        let (result, _) = access.run(&self.slow, read_code, read);
+        self.metrics.rows.reads.dec();
+        result
+    }
+}
+
 impl RowReader for MeasuredReader {
     fn load(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
-        self.metrics.rows.load.run(&self.slow, read_code, || self.rows.load(versions)).0
+        self.run(&self.metrics.rows.load, || self.rows.load(versions))
     }
 
     fn scan(&self, from: ScanFrom, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, ReadError> {
-        let scan = || self.rows.scan(from, rows_max, bytes_max);
-        self.metrics.rows.scan.run(&self.slow, read_code, scan).0
+        self.run(&self.metrics.rows.scan, || self.rows.scan(from, rows_max, bytes_max))
     }
 
     fn scan_heads(&self, from: ScanFrom, rows_max: usize) -> Result<Vec<Row>, ReadError> {
-        let scan = || self.rows.scan_heads(from, rows_max);
-        self.metrics.rows.scan.run(&self.slow, read_code, scan).0
+        self.run(&self.metrics.rows.scan, || self.rows.scan_heads(from, rows_max))
     }
 }

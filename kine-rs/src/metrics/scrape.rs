@@ -6,6 +6,7 @@ use super::process::Process;
 use super::{Metrics, register};
 use crate::api::Api;
 use crate::api::maintenance::minor_release;
+use crate::config::{Feature, NOT_GO};
 use crate::mvcc::range::KeyRange;
 use prometheus::{Counter, Encoder, Gauge, GaugeVec, Opts, Registry, TextEncoder};
 use proto::etcdserverpb::AlarmType;
@@ -43,18 +44,27 @@ impl Now {
         self.gauge("etcd_server_proposals_committed_total", "Changes ordered", view.next_location as f64);
         self.gauge("etcd_server_proposals_applied_total", "Changes applied", view.next_location as f64);
         self.gauge("etcd_server_proposals_pending", "Commands that wait", store.proposals_pending() as f64);
+        self.of_one_member(&member);
         let quota = api.limits.quota_bytes;
         self.gauge("etcd_server_quota_backend_bytes", "Size at which writes stop; 0: never", quota as f64);
         self.fact("etcd_server_id", "Id of this member", ("server_id", &member));
         self.fact("etcd_server_version", "Release", ("server_version", &api.about.version));
+        self.fact("etcd_server_go_version", "Release of Go", ("server_go_version", NOT_GO));
         self.fact("etcd_cluster_version", "Release of the cluster", ("cluster_version", cluster_version));
+        let features = self.gauges("etcd_server_feature_enabled", "Features that are on", &["name", "stage"]);
+        for Feature { name, stage, on } in &api.about.features {
+            features.with_label_values(&[name, stage]).set(f64::from(*on));
+        }
         self.gauge("etcd_debugging_mvcc_keys_total", "Keys that exist", keys as f64);
         self.gauge("etcd_debugging_mvcc_current_revision", "Newest revision", view.revision as f64);
         self.gauge("etcd_debugging_mvcc_compact_revision", "Compacted up to", view.compact_revision as f64);
         self.gauge("etcd_debugging_auth_revision", "Revision of the accounts", view.auth.revision as f64);
-        let watches = store.hub().counts();
+        let watches = store.hub().counts().await;
         self.gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams", watches.streams as f64);
         self.gauge("etcd_debugging_mvcc_watcher_total", "Watchers", watches.watchers as f64);
+        self.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that are behind", watches.slow as f64);
+        let pending = watches.pending_events as f64;
+        self.gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait to be sent", pending);
         let alarms =
             self.gauges("etcd_debugging_server_alarms", "Alarms raised", &["alarm_type", "server_id"]);
         for (member, alarm) in view.alarms.iter() {
@@ -67,10 +77,37 @@ impl Now {
         }
     }
 
+    /// What dashboards and alerts of etcd's ask after, and what a store of one member can say: it elected itself once, has
+    /// nobody to miss, reads without asking anybody, and has no second version of its store.
+    fn of_one_member(&self, member: &str) {
+        self.counter("etcd_server_leader_changes_seen_total", "Changes of the leader", 1.0);
+        for (name, help) in [
+            ("etcd_server_heartbeat_send_failures_total", "Heartbeats that failed"),
+            ("etcd_server_learner_promote_successes", "Learners that became voters"),
+            ("etcd_server_slow_read_indexes_total", "Reads that waited long for the order's place"),
+            ("etcd_server_read_indexes_failed_total", "Reads that did not get the order's place"),
+            ("etcd_debugging_store_expires_total", "Keys of the v2 store that expired"),
+            ("etcd_debugging_store_watch_requests_total", "Watches of the v2 store"),
+        ] {
+            self.counter(name, help, 0.0);
+        }
+        self.gauge(
+            "etcd_server_snapshot_apply_in_progress_total",
+            "Snapshots of a leader being taken in",
+            0.0,
+        );
+        self.gauge("etcd_debugging_store_watchers", "Watchers of the v2 store", 0.0);
+        let peers = self.gauges("etcd_network_known_peers", "Members known", &["Local", "Remote"]);
+        peers.with_label_values(&[member, member]).set(1.0);
+    }
+
     fn process(&self) {
         let Some(process) = Process::read() else { return };
-        let cpu = Counter::new("process_cpu_seconds_total", "CPU time used").expect("the name is valid");
-        register(&self.0, cpu).inc_by(process.cpu_seconds);
+        self.counter("process_cpu_seconds_total", "CPU time used", process.cpu_seconds);
+        if let Some((received, sent)) = process.network_bytes {
+            self.counter("process_network_receive_bytes_total", "Bytes received, with IP's", received as f64);
+            self.counter("process_network_transmit_bytes_total", "Bytes sent, with IP's", sent as f64);
+        }
         self.gauge("process_start_time_seconds", "Start, since 1970", process.start_time_seconds);
         self.gauge("process_virtual_memory_bytes", "Virtual memory", process.virtual_bytes as f64);
         self.gauge("process_resident_memory_bytes", "Resident memory", process.resident_bytes as f64);
@@ -86,6 +123,10 @@ impl Now {
                 self.gauge(name, help, value as f64);
             }
         }
+    }
+
+    fn counter(&self, name: &str, help: &str, value: f64) {
+        register(&self.0, Counter::new(name, help).expect("the name is valid")).inc_by(value);
     }
 
     fn gauge(&self, name: &str, help: &str, value: f64) {

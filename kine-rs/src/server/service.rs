@@ -7,11 +7,14 @@ use super::requests::{Admitted, Connection};
 use crate::api::caller::CertificateName;
 use crate::api::error::TOO_MANY_REQUESTS;
 use crate::api::reply::{Held, LongBody};
+use crate::api::slow::Slow;
 use crate::api::watch::WatchServer;
 use crate::api::{Api, Authority};
 use crate::config::{Http, Serves};
-use crate::metrics::grpc::Call;
-use ::http::{Request, Response, StatusCode, Version, header::CONTENT_TYPE};
+use crate::metrics::grpc::{Call, Method, OfVersion};
+use ::http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header::CONTENT_TYPE,
+};
 use hyper::body::Incoming;
 use prometheus::IntCounter;
 use proto::etcdserverpb::auth_server::AuthServer;
@@ -24,12 +27,16 @@ use proto::v3lockpb::lock_server::LockServer;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower_service::Service;
+
+/// Where etcd's clients say of which version they are.
+const CLIENT_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Sent>, Infallible>> + Send>>;
 
@@ -64,10 +71,14 @@ pub struct Faces {
 /// Who is at the other end of a connection.
 #[derive(Default)]
 pub struct Client {
+    /// Its address, as logs have it.
+    pub remote: Arc<str>,
     /// The connection is encrypted.
     pub secure: bool,
     /// The common name of the client's certificate.
     pub certificate_name: Option<CertificateName>,
+    /// The version its first request said it is, and where its requests are counted.
+    pub version: OnceLock<(Option<HeaderValue>, OfVersion)>,
     pub connection: Arc<Connection>,
 }
 
@@ -76,9 +87,7 @@ impl Faces {
         let decode_max = arrivals.message_bytes_max;
         let encode_max = usize::MAX;
         Faces {
-            kv: KvServer::new(api.clone())
-                .max_decoding_message_size(decode_max)
-                .max_encoding_message_size(encode_max),
+            kv: kv_server(&api),
             watch: WatchServer::new(api.clone()),
             lease: LeaseServer::new(api.clone())
                 .max_decoding_message_size(decode_max)
@@ -113,7 +122,10 @@ impl Faces {
 
     /// The same for one connection.
     pub fn of_client(self, client: Client) -> Self {
-        Faces { client: Arc::new(client), ..self }
+        let slow = Slow { remote: client.remote.clone(), ..self.api.slow };
+        let api = Api { slow, ..self.api };
+        let kv = kv_server(&api);
+        Faces { api, kv, client: Arc::new(client), ..self }
     }
 
     /// Answers one gRPC call, counted and measured.
@@ -121,12 +133,33 @@ impl Faces {
         let grpc = &self.api.store.metrics().grpc;
         match grpc.method(request.uri().path()) {
             Some(method) => {
+                self.count_version(request.headers(), method);
                 let request = request.map(|body| body.counted(method.clone(), grpc, &self.arrivals));
                 let measure = Some((Call::start(method.clone()), grpc.sent_bytes.clone()));
-                self.route(request, Attached { measure, admitted })
+                let answer = self.route(request, Attached { measure, admitted });
+                if method.is_unary_beside_keys() { self.timed(method.clone(), answer) } else { answer }
             }
             None => self.route(request, Attached { measure: None, admitted }),
         }
+    }
+
+    /// A client says the same in all its requests: looked up once in a connection.
+    fn count_version(&self, headers: &HeaderMap, method: &Method) {
+        let said = headers.get(&CLIENT_VERSION);
+        let grpc = &self.api.store.metrics().grpc;
+        let find = || grpc.version(said.and_then(|version| version.to_str().ok()));
+        let (first, of_version) = self.client.version.get_or_init(|| (said.cloned(), find()));
+        if first.as_ref() == said { of_version.count(method) } else { find().count(method) }
+    }
+
+    /// The answer of a unary method that logs nothing itself, logged when it was slow.
+    fn timed(&self, method: Arc<Method>, answer: Answer) -> Answer {
+        let (slow, started) = (self.api.slow.clone(), Instant::now());
+        Box::pin(async move {
+            let response = answer.await;
+            slow.unary(&method.path(), started.elapsed());
+            response
+        })
     }
 
     pub fn arrivals(&self) -> &Arrivals {
@@ -200,6 +233,12 @@ impl Faces {
             }
         }
     }
+}
+
+fn kv_server(api: &Api) -> KvServer<Api> {
+    KvServer::new(api.clone())
+        .max_decoding_message_size(api.limits.message_bytes_max())
+        .max_encoding_message_size(usize::MAX)
 }
 
 /// Awaits a service's answer.

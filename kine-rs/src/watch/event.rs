@@ -66,6 +66,13 @@ impl Item {
         }
     }
 
+    pub fn event_count(&self) -> usize {
+        match self {
+            Item::Answer(_) => 0,
+            Item::Events { events, .. } => events.as_slice().len(),
+        }
+    }
+
     /// The responses to send for this item: one, unless it asks for fragments and is larger than `fragment_bytes`.
     pub fn into_frames(self, identity: &Identity, fragment_bytes: usize) -> Vec<Frame> {
         let (watch_id, revision, fragment, events) = match self {

@@ -5,15 +5,14 @@ use super::memory::Memory;
 use super::queue::Queue;
 use crate::rows::Changeset;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use tokio::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{mpsc, oneshot};
 
 /// How the writer and the streams reach the hub.
 #[derive(Clone)]
 pub struct HubHandle {
     mailbox: mpsc::Sender<Message>,
     next_stream: Arc<AtomicU64>,
-    pub(super) counts: Arc<SharedCounts>,
     memory: Memory,
 }
 
@@ -22,19 +21,26 @@ pub struct HubHandle {
 pub struct Counts {
     pub streams: usize,
     pub watchers: usize,
+    /// Watchers that are behind.
+    pub slow: usize,
+    /// Events that wait for their clients.
+    pub pending_events: usize,
 }
 
 impl HubHandle {
     pub(super) fn new(mailbox: mpsc::Sender<Message>, memory: Memory) -> Self {
-        HubHandle { mailbox, next_stream: Arc::default(), counts: Arc::default(), memory }
+        HubHandle { mailbox, next_stream: Arc::default(), memory }
     }
 
     pub fn publisher(&self) -> Publisher {
         Publisher { mailbox: self.mailbox.clone() }
     }
 
-    pub fn counts(&self) -> Counts {
-        self.counts.get()
+    /// Nothing when the hub has stopped.
+    pub async fn counts(&self) -> Counts {
+        let (reply, answer) = oneshot::channel();
+        drop(self.mailbox.send(Message::Count { reply }).await);
+        answer.await.unwrap_or_default()
     }
 
     /// Opens a stream; `None` when the hub has stopped.
@@ -55,27 +61,6 @@ impl HubHandle {
     pub fn stop(&self) {
         // Gone already: nothing to stop.
         drop(self.mailbox.blocking_send(Message::Stop));
-    }
-}
-
-/// Written by the hub, read by whoever asks; the two numbers need not be of the same moment.
-#[derive(Default)]
-pub(super) struct SharedCounts {
-    streams: AtomicUsize,
-    watchers: AtomicUsize,
-}
-
-impl SharedCounts {
-    pub(super) fn set(&self, counts: Counts) {
-        self.streams.store(counts.streams, Ordering::Relaxed);
-        self.watchers.store(counts.watchers, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> Counts {
-        Counts {
-            streams: self.streams.load(Ordering::Relaxed),
-            watchers: self.watchers.load(Ordering::Relaxed),
-        }
     }
 }
 

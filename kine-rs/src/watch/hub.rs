@@ -6,7 +6,7 @@
 
 use super::catch_up::{Behind, Job};
 use super::event::{Events, Item};
-use super::handle::{Counts, HubHandle, SharedCounts};
+use super::handle::{Counts, HubHandle};
 use super::index::{Index, Watched};
 use super::memory::Memory;
 use super::queue::Queue;
@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// Messages that may wait for the hub; more make the writer or the client wait.
@@ -107,6 +107,10 @@ pub(super) enum Message {
         stream: u64,
         caught_up: Vec<CaughtUp>,
     },
+    /// Everything is counted when somebody asks: nothing on the way of an event keeps numbers in step.
+    Count {
+        reply: oneshot::Sender<Counts>,
+    },
     Stop,
 }
 
@@ -146,7 +150,6 @@ struct Core {
     recent: Recent,
     jobs: JoinSet<()>,
     progress_watchers: usize,
-    counts: Arc<SharedCounts>,
     memory: Memory,
 }
 
@@ -199,7 +202,6 @@ impl Hub {
     ) -> (Hub, HubHandle) {
         let (to_self, mailbox) = mpsc::channel(MAILBOX_MAX);
         let handle = HubHandle::new(to_self.clone(), memory.clone());
-        let counts = handle.counts.clone();
         let revision = published.load().revision;
         let core = Core {
             identity,
@@ -215,7 +217,6 @@ impl Hub {
             recent: Recent::default(),
             jobs: JoinSet::new(),
             progress_watchers: 0,
-            counts,
             memory,
         };
         (Hub { mailbox, core }, handle)
@@ -256,7 +257,6 @@ impl Hub {
                 Some(message) => {
                     let idle_before = core.progress_watchers == 0;
                     core.handle(message);
-                    core.count();
                     if idle_before && core.progress_watchers > 0 {
                         tick = tokio::time::Instant::now() + core.progress_interval;
                     }
@@ -271,8 +271,13 @@ impl Hub {
 }
 
 impl Core {
-    fn count(&self) {
-        self.counts.set(Counts { streams: self.streams.len(), watchers: self.watchers.len() });
+    fn count(&self) -> Counts {
+        Counts {
+            streams: self.streams.len(),
+            watchers: self.watchers.len(),
+            slow: self.watchers.iter().filter(|(_, watcher)| watcher.standing == Standing::Behind).count(),
+            pending_events: self.streams.values().map(|stream| stream.queue.event_count()).sum(),
+        }
     }
 
     fn handle(&mut self, message: Message) {
@@ -302,6 +307,8 @@ impl Core {
                 }
             }
             Message::CaughtUp { stream, caught_up } => self.caught_up(stream, caught_up),
+            // Who asked may have gone.
+            Message::Count { reply } => drop(reply.send(self.count())),
             Message::Stop => {}
         }
     }

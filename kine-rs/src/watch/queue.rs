@@ -123,6 +123,11 @@ impl Queue {
         self.has_room_in(&self.lock())
     }
 
+    /// Events that wait.
+    pub(super) fn event_count(&self) -> usize {
+        self.lock().items.iter().map(|waiting| waiting.item.event_count()).sum()
+    }
+
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;

@@ -76,8 +76,10 @@ pub async fn probe(api: &Api, path: &str, query: &str) -> Response<Body> {
     }
     let (mut report, mut failed) = (String::new(), Vec::new());
     for check in checks.iter().filter(|check| !excluded.contains(&check.name())) {
-        let name = check.name();
-        match check.run(api).await {
+        let (name, result) = (check.name(), check.run(api).await);
+        let probe = path[1..].split('/').next().unwrap_or_default();
+        api.store.metrics().health.checked(probe, name, result.is_ok());
+        match result {
             Ok(()) => report += &format!("[+]{name} ok\n"),
             Err(reason) => {
                 report += &format!("[-]{name} failed: {reason}\n");
