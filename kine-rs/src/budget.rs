@@ -107,6 +107,11 @@ impl Taken {
 pub struct Covered(Option<Taken>);
 
 impl Covered {
+    /// Whether it is more than what is small.
+    pub fn is_counted(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Takes what is missing to `bytes`.
     pub fn cover(&mut self, budget: &Arc<Budget>, bytes: usize) -> Result<(), Exhausted> {
         let covered = self.0.as_ref().map_or(UNCOUNTED_BYTES_MAX, |taken| taken.bytes);

@@ -46,7 +46,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Connections served at once; one more waits in the kernel's queue.
+/// Connections served at once, those taken over by WebSockets among them; one more waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 32 << 10;
 /// Connections that may wait in the kernel's queue: tokio's own choice.
 const BACKLOG: u32 = 1024;
@@ -465,8 +465,8 @@ impl Reception {
             .title_case_headers(true)
             .timer(TokioTimer::new())
             .header_read_timeout(HANDSHAKE_TIMEOUT);
-        let faces = self.faces.of_client(client);
-        let connection = builder.serve_connection(TokioIo::new(stream), faces);
+        let (faces, taken_over) = self.faces.of_client(client);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), faces);
         tokio::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
@@ -477,6 +477,12 @@ impl Reception {
         };
         if let Err(error) = result {
             tracing::debug!(%error, "connection ended");
+        }
+        if let Some(session) = taken_over.take() {
+            tokio::select! {
+                () = session => {}
+                () = is_true(&mut self.closed) => {}
+            }
         }
     }
 }

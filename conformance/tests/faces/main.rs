@@ -10,3 +10,4 @@ mod logs;
 mod metrics;
 mod process;
 mod sockets;
+mod websocket;

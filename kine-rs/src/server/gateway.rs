@@ -4,6 +4,8 @@
 //! that service's own. What messages look like comes from the descriptors; only the paths are listed here. Statuses,
 //! bodies of errors and the form of streams are those of etcd's gateway.
 
+pub mod websocket;
+
 mod paths;
 mod transcode;
 mod wire;
@@ -45,9 +47,7 @@ pub async fn gateway(faces: &Faces, request: Request<Body>) -> Response<Body> {
     let (input, output) = (method.input(), method.output());
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let (parts, body) = request.into_parts();
-    let arrivals = faces.arrivals();
-    let bytes_max = arrivals.message_bytes_max * JSON_PER_MESSAGE;
-    let values = Values::new(body, input, bytes_max, arrivals.budget.clone());
+    let values = Values::new(body, input, json_bytes_max(faces), faces.arrivals().budget.clone());
     let body = if method.is_client_streaming() {
         Body::new(StreamBody::new(values.into_frames()))
     } else {
@@ -75,6 +75,11 @@ pub async fn gateway(faces: &Faces, request: Request<Body>) -> Response<Body> {
         response.extensions_mut().insert(held);
     }
     response
+}
+
+/// The largest request a client may send.
+fn json_bytes_max(faces: &Faces) -> usize {
+    faces.arrivals().message_bytes_max * JSON_PER_MESSAGE
 }
 
 /// The gRPC request; who the client says it is goes along.

@@ -1,6 +1,6 @@
 //! One service for everything a client port answers: gRPC by service name, the rest to the plain endpoints.
 
-use super::gateway::{gateway, is_gateway};
+use super::gateway::{gateway, is_gateway, websocket};
 use super::http::{self, allow_origin, metrics, peers, plain, preflight, refuse_host};
 use super::measured::{Arrivals, Received, Sent};
 use super::requests::{Admitted, Connection};
@@ -27,7 +27,7 @@ use proto::v3lockpb::lock_server::LockServer;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -37,6 +37,9 @@ use tower_service::Service;
 
 /// Where etcd's clients say of which version they are.
 const CLIENT_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+
+/// What goes on with a connection that has left HTTP.
+type Session = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Sent>, Infallible>> + Send>>;
 
@@ -66,6 +69,7 @@ pub struct Faces {
     serves: Serves,
     arrivals: Arrivals,
     client: Arc<Client>,
+    taken_over: TakenOver,
 }
 
 /// Who is at the other end of a connection.
@@ -80,6 +84,16 @@ pub struct Client {
     /// The version its first request said it is, and where its requests are counted.
     pub version: OnceLock<(Option<HeaderValue>, OfVersion)>,
     pub connection: Arc<Connection>,
+}
+
+/// The session a connection is to become when its last answer is out.
+#[derive(Clone, Default)]
+pub struct TakenOver(Arc<Mutex<Option<Session>>>);
+
+impl TakenOver {
+    pub fn take(&self) -> Option<Session> {
+        self.0.lock().expect("no holder of a session panics").take()
+    }
 }
 
 impl Faces {
@@ -103,6 +117,7 @@ impl Faces {
             serves: Serves::Everything,
             arrivals,
             client: Arc::default(),
+            taken_over: TakenOver::default(),
         }
     }
 
@@ -120,12 +135,18 @@ impl Faces {
         self.serves == Serves::Everything
     }
 
-    /// The same for one connection.
-    pub fn of_client(self, client: Client) -> Self {
+    /// The same for one connection, and where its session is when it leaves HTTP.
+    pub fn of_client(self, client: Client) -> (Self, TakenOver) {
+        let taken_over = TakenOver::default();
         let slow = Slow { remote: client.remote.clone(), ..self.api.slow };
         let api = Api { slow, ..self.api };
         let kv = kv_server(&api);
-        Faces { api, kv, client: Arc::new(client), ..self }
+        (Faces { api, kv, client: Arc::new(client), taken_over: taken_over.clone(), ..self }, taken_over)
+    }
+
+    /// Leaves a session with the connection of the request being answered.
+    pub fn take_over(&self, session: Session) {
+        *self.taken_over.0.lock().expect("no holder of a session panics") = Some(session);
     }
 
     /// Answers one gRPC call, counted and measured.
@@ -141,6 +162,11 @@ impl Faces {
             }
             None => self.route(request, Attached { measure: None, admitted }),
         }
+    }
+
+    /// Counts a request in that comes in another way than through `call`.
+    pub fn admit(&self) -> Option<Admitted> {
+        self.client.connection.admit()
     }
 
     /// A client says the same in all its requests: looked up once in a connection.
@@ -187,6 +213,9 @@ impl Faces {
         }
         let mut response = match preflight(&self.http, &request) {
             Some(response) => response,
+            None if to_gateway && websocket::is_wanted(&asked) => {
+                websocket::accept(self, request, &self.http)
+            }
             None if to_gateway => gateway(self, request).await,
             None => plain(&self.api, &request.map(drop)).await,
         };
@@ -291,7 +320,7 @@ impl hyper::service::Service<Request<Incoming>> for Faces {
                 .headers()
                 .get(CONTENT_TYPE)
                 .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-        let Some(admitted) = self.client.connection.admit() else { return too_many(is_grpc) };
+        let Some(admitted) = self.admit() else { return too_many(is_grpc) };
         match (is_grpc, self.serves) {
             (true, Serves::Everything | Serves::Grpc) => {
                 let mut request = request.map(Received::from);

@@ -10,6 +10,7 @@ mod pings;
 mod servers;
 mod stalled;
 mod watchers;
+mod websockets;
 
 /// The page that lists the bounds names where each of them is.
 #[test]

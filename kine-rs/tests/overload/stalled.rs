@@ -12,7 +12,7 @@ use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-const KEYS: usize = 3_000;
+pub const KEYS: usize = 3_000;
 /// A list of them is more than the buffers of a socket take.
 const VALUE_BYTES: usize = 8 << 10;
 /// Memory for one large reply at a time.
@@ -25,7 +25,7 @@ fn everything() -> RangeRequest {
 }
 
 /// A server that cuts off at once, or never within a test.
-async fn start(stall_max: Duration) -> (Inside, KvClient<Channel>) {
+pub async fn start(stall_max: Duration) -> (Inside, KvClient<Channel>) {
     let connections = Connections { stall_max, ..Connections::default() };
     let server = Inside::start(Config { reply_bytes: ONE_REPLY, connections, ..Config::default() });
     let mut kv =
@@ -39,10 +39,10 @@ async fn start(stall_max: Duration) -> (Inside, KvClient<Channel>) {
     (server, kv)
 }
 
-const SOON: Duration = Duration::from_millis(200);
-const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+pub const SOON: Duration = Duration::from_millis(200);
+pub const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-async fn list(mut kv: KvClient<Channel>) -> Result<usize, Status> {
+pub async fn list(mut kv: KvClient<Channel>) -> Result<usize, Status> {
     Ok(kv.range(everything()).await?.into_inner().kvs.len())
 }
 
@@ -139,7 +139,7 @@ fn half_a_put(client: &mut Client, bytes: usize) -> u32 {
     stream
 }
 
-async fn put(mut kv: KvClient<Channel>, bytes: usize) -> Result<(), Status> {
+pub async fn put(mut kv: KvClient<Channel>, bytes: usize) -> Result<(), Status> {
     let request = PutRequest { key: "p".into(), value: vec![7; bytes].into(), ..Default::default() };
     kv.put(request).await.map(drop)
 }
