@@ -118,6 +118,32 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_has_every_method_with_its_paths() {
+        let page = include_str!("../../../../docs/api.md");
+        let mut documented = Vec::new();
+        for row in page.lines().filter_map(|line| line.strip_prefix("| `")) {
+            let cells: Vec<_> = row.trim_end_matches('|').split('|').map(str::trim).collect();
+            let [rpc, state, paths, _] = cells.as_slice() else { panic!("four cells: {row}") };
+            assert!(["works", "refused"].contains(state), "{row}");
+            let paths: Vec<_> = paths.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+            documented.push((rpc.trim_end_matches('`').to_owned(), paths));
+        }
+        let mut known = Vec::new();
+        for service in proto::descriptors::pool().services() {
+            for method in service.methods() {
+                let of_service = PATHS.iter().find(|(name, _)| *name == service.full_name());
+                let paths = of_service.map_or(&[][..], |(_, paths)| *paths).iter();
+                let paths =
+                    paths.filter(|(_, name)| *name == method.name()).map(|(path, _)| (*path).to_owned());
+                known.push((format!("{}/{}", service.full_name(), method.name()), paths.collect()));
+            }
+        }
+        documented.sort();
+        known.sort();
+        assert_eq!(documented, known);
+    }
+
+    #[test]
     fn every_method_has_a_path_but_the_stream_of_ranges() {
         let mut without: Vec<String> = proto::descriptors::pool()
             .services()
