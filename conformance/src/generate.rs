@@ -2,10 +2,8 @@
 //!
 //! The same seed gives the same program. A program avoids what is a matter of timing on etcd itself: it has at most
 //! twelve keys (Go sorts up to twelve elements stably, more of them not), leases that outlive it and whose terms differ,
-//! physical compactions (a hash looks at rows a background compaction has not reached yet), hashes of the present only and
-//! compactions of the past only (the hash of a compacted revision is remembered from before, for a while), and a stream of
-//! its own for every watch that starts in the future. Leases whose ids the server picks get no keys, as the id is part of
-//! the hash.
+//! physical compactions (a hash looks at rows a background compaction has not reached yet), and a stream of its own for
+//! every watch that starts in the future. Leases whose ids the server picks get no keys, as the id is part of the hash.
 
 mod random;
 
@@ -150,14 +148,14 @@ impl Generator {
                 let revision = match self.random.below(8) {
                     0 => symbol::head(1),
                     1 => self.random.between(-1, 0),
-                    _ => symbol::head(-self.random.between(1, HISTORY)),
+                    _ => symbol::head(-self.random.between(0, HISTORY)),
                 };
                 Command::Compact(CompactionRequest { revision, physical: true })
             }
             6 => self.lease(),
             7 => Command::Stream(self.watch()),
             8 => Command::Stream(StreamCommand::Sync),
-            9 => Command::HashKv(symbol::head(0)),
+            9 => Command::HashKv(symbol::head(-self.random.between(0, HISTORY))),
             10 => self.maintenance(),
             11 => return self.alarm(program),
             12 => Command::Auth(self.auth()),

@@ -1,15 +1,17 @@
 //! The backends: each puts commands in an order and makes them durable; none knows what a command means.
 //!
 //! `local` is the order of one process (a writer thread with group commit) over any `RowWriter`; `sqlite` and `memory` store
-//! its rows, `indexer` keeps an image of the index for the next start. `open` turns an endpoint into a running store.
+//! its rows, `indexer` keeps an image of the index for the next start, `hashes` those of what was compacted. `open` turns an endpoint into a running store.
 
 mod background;
+mod hashes;
 mod indexer;
 mod local;
 mod memory;
 mod pin;
 mod sqlite;
 
+pub use hashes::{Compacted, HashError, Hashes, Hashing, hash};
 pub use indexer::{ImageStore, Images, Indexer};
 pub use local::{Answer, Proposal, Weight, Writer, stop_process};
 pub use pin::{Pin, PinLost, Pins};

@@ -6,7 +6,10 @@
 use crate::apply::{ApplyError, Command, Identity, Machine, Reply};
 use crate::auth::Caller;
 use crate::auth::sessions::Sessions;
-use crate::backend::{Answer, Endpoint, Indexer, OpenError, Opened, Pin, Pins, Proposal, Weight, Writer};
+use crate::backend::{
+    Answer, Compacted, Endpoint, HashError, Hashes, Hashing, Indexer, OpenError, Opened, Pin, Pins, Proposal,
+    Weight, Writer,
+};
 use crate::budget::Budget;
 use crate::cache::ValueCache;
 use crate::lease::Lessor;
@@ -77,6 +80,7 @@ struct Inner {
     allocated: Arc<AtomicU64>,
     waiting_bytes: Arc<AtomicUsize>,
     pins: Pins,
+    hashes: Hashes,
     replies: Arc<Budget>,
     metrics: Arc<Metrics>,
 }
@@ -120,12 +124,12 @@ impl Store {
             // In a full queue it is not missed: the writer looks with every batch.
             move || {
                 if let Some(proposals) = proposals.upgrade() {
-                    drop(proposals.try_send(Proposal::ImageWritten));
+                    drop(proposals.try_send(Proposal::Wake));
                 }
             }
         };
         let allocated = Arc::new(AtomicU64::new(rows.size().allocated));
-        let pins = Pins::default();
+        let (pins, hashes) = (Pins::waking(wake.clone()), Hashes::default());
         let replies = Budget::new(options.reply_bytes, REPLIES_WAITING_MAX);
         let writer = Writer {
             machine: Machine::new(identity, state),
@@ -140,6 +144,7 @@ impl Store {
             quota_bytes: options.quota_bytes,
             pins: pins.clone(),
             replies: replies.clone(),
+            hashing: Hashing::new(hashes.clone(), reader.clone()),
             indexer: images.map(|images| Indexer::start(images, wake)),
             applied: Applied { metrics: metrics.clone(), slow: options.slow_apply },
         };
@@ -156,6 +161,7 @@ impl Store {
                 allocated,
                 waiting_bytes: waiting_bytes.clone(),
                 pins,
+                hashes,
                 replies,
                 metrics: metrics.clone(),
             }),
@@ -250,6 +256,16 @@ impl Store {
         // In this order: what the pin holds back are the rows of views loaded after it.
         let pin = self.inner.pins.give(Instant::now(), held_max);
         (self.view(), pin)
+    }
+
+    /// The hash of what a view has up to a revision; blocks. The view is `pin`'s.
+    pub fn hash(&self, view: &State, revision: i64, pin: &Pin) -> Result<u32, HashError> {
+        crate::backend::hash(view, revision, pin, self.inner.reader.as_ref())
+    }
+
+    /// The compaction to exactly this revision, if the hash from before it is known or will be.
+    pub fn compacted_at(&self, revision: i64) -> Option<Compacted> {
+        self.inner.hashes.at(revision)
     }
 
     /// Values from memory; `None` when one of them is not there.

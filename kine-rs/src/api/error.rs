@@ -2,6 +2,7 @@
 
 use crate::apply::ApplyError;
 use crate::auth::Refusal;
+use crate::backend::HashError;
 use crate::budget::Exhausted;
 use crate::mvcc::range::RangeError;
 use crate::rows::ReadError;
@@ -135,6 +136,15 @@ impl From<ReadError> for Status {
             // The row went with a compaction that passed the revision this read was pinned to.
             ReadError::Gone(_) => Status::out_of_range(COMPACTED),
             ReadError::Io(detail) => Status::internal(format!("etcdserver: {detail}")),
+        }
+    }
+}
+
+impl From<HashError> for Status {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Read(error) => error.into(),
+            HashError::Lost(error) => Status::aborted(format!("etcdserver: {error}")),
         }
     }
 }

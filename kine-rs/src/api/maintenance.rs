@@ -10,9 +10,8 @@ use crate::apply::{ApplyError, Command, Reply};
 use crate::auth::Caller;
 use crate::metrics::Metrics;
 use crate::mvcc::Release;
-use crate::mvcc::hash::Hasher;
 use crate::mvcc::range::read_revision;
-use crate::rows::{ReadError, ScanFrom};
+use crate::rows::ReadError;
 use crate::snapshot::{PIECE_BYTES_MAX, Snapshot, Source, image};
 use bytes::Bytes;
 use proto::etcdserverpb::downgrade_request::DowngradeAction;
@@ -28,9 +27,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use tonic::{Request, Response, Status};
 
-/// Rows and bytes read at a time while hashing.
-const HASH_ROWS_MAX: usize = 1000;
-const HASH_BYTES_MAX: usize = 4 << 20;
 /// etcd's size of a snapshot's messages.
 const SNAPSHOT_BLOB_BYTES: usize = 32 << 10;
 /// What a snapshot has in memory while it is sent: a piece, the rows it is made of, and what the connection holds.
@@ -187,27 +183,19 @@ impl Api {
     }
 
     async fn hash_upto(&self, requested: i64) -> Result<HashKvResponse, Status> {
-        let view = self.store.view();
+        if let Some(compacted) = self.store.compacted_at(requested)
+            && let Ok(hash) = compacted.hash.await
+        {
+            let header = Some(self.store.identity().header(self.store.view().revision));
+            let (compact_revision, hash_revision) = (compacted.compact_revision, compacted.revision);
+            return Ok(HashKvResponse { header, hash, compact_revision, hash_revision });
+        }
+        let (view, pin) = self.store.pin(None);
         // As etcd: below zero there is nothing to hash, and that is said.
         let revision = if requested < 0 { requested } else { read_revision::<ReadError>(&view, requested)? };
         let (compact_revision, current) = (view.compact_revision, view.revision);
-        let reader = self.store.reader().clone();
-        let hash = blocking(move || {
-            let mut hasher = Hasher::new(&view, revision);
-            let mut from = ScanFrom::Revision(0);
-            'rows: loop {
-                let rows = reader.scan(from, HASH_ROWS_MAX, HASH_BYTES_MAX)?;
-                let Some(last) = rows.last() else { break };
-                from = ScanFrom::Location(last.version.location + 1);
-                for row in &rows {
-                    if !hasher.row(row) {
-                        break 'rows;
-                    }
-                }
-            }
-            Ok(hasher.finish())
-        })
-        .await?;
+        let store = self.store.clone();
+        let hash = blocking(move || Ok(store.hash(&view, revision, &pin)?)).await?;
         let header = Some(self.store.identity().header(current));
         Ok(HashKvResponse { header, hash, compact_revision, hash_revision: revision })
     }

@@ -4,6 +4,7 @@
 //! While one batch is being committed the next one gathers, so one fsync serves everybody who waited. A batch that can't be
 //! stored is undone by going back to the last published state.
 
+use super::hashes::{Before, HASHED_BYTES_MAX, Hashing};
 use super::indexer::Indexer;
 use super::pin::Pins;
 use crate::apply::{ApplyError, Command, Machine, Reply};
@@ -62,8 +63,8 @@ pub enum Proposal {
     Size {
         reply: oneshot::Sender<Size>,
     },
-    /// An image of the index is written, and waits to be named.
-    ImageWritten,
+    /// Something that is looked at with every batch has come: an image of the index to be named, the end of a pin.
+    Wake,
     Stop,
 }
 
@@ -83,6 +84,7 @@ pub struct Writer {
     pub pins: Pins,
     /// `None`: the store is not opened a second time.
     pub indexer: Option<Indexer>,
+    pub hashing: Hashing,
     /// Memory of replies.
     pub replies: Arc<Budget>,
     pub applied: Applied,
@@ -98,6 +100,7 @@ struct Round {
     /// Of commands and of replies.
     bytes: usize,
     compacted: bool,
+    hashes: Vec<Before>,
     unreadable: Option<String>,
     stop: bool,
 }
@@ -212,7 +215,7 @@ impl Writer {
             }
             Proposal::Size { reply } => round.sizes.push(reply),
             Proposal::Defragment { reply } => round.defragments.push(reply),
-            Proposal::ImageWritten => {}
+            Proposal::Wake => {}
             Proposal::Stop => round.stop = true,
         }
     }
@@ -222,6 +225,7 @@ impl Writer {
         if self.replies.is_overdrawn() && command.returns_values() {
             return Err(ApplyError::Busy);
         }
+        let before = self.before_compaction(command);
         let mut stored = Stored { cache: &self.cache, rows: self.rows.as_mut() };
         let started = Instant::now();
         let result = self.machine.apply(caller, command, &mut stored);
@@ -231,10 +235,22 @@ impl Writer {
             round.unreadable = Some(error.to_string());
         }
         let reply = result?;
+        round.hashes.extend(before);
         let bytes = reply.value_bytes();
         round.bytes += bytes;
         let held = (bytes > UNCOUNTED_BYTES_MAX).then(|| self.replies.owe(bytes));
         Ok(Answer { reply, held })
+    }
+
+    /// What a compaction makes invisible, for its hash.
+    fn before_compaction(&self, command: &Command) -> Option<Before> {
+        match command {
+            Command::Compact { revision } if self.allocated.load(Ordering::Relaxed) <= HASHED_BYTES_MAX => {
+                let pin = self.pins.give(Instant::now(), None);
+                Some(Before { state: self.machine.state.clone(), pin, revision: *revision })
+            }
+            _ => None,
+        }
     }
 
     fn commit(&mut self, mut round: Round, cleanup: &mut Cleanup) {
@@ -266,6 +282,10 @@ impl Writer {
         }
         for change in self.machine.take_sessions() {
             self.sessions.apply(change, Instant::now());
+        }
+        // Before they are answered, as they are asked for then.
+        for before in round.hashes {
+            self.hashing.start(before);
         }
         answer(round.replies.into_iter());
         if round.compacted {
@@ -373,6 +393,7 @@ fn answer(replies: impl Iterator<Item = (Waiter, Outcome)>) {
 /// Answers every command of a round that could not be stored.
 fn fail(round: &mut Round, error: impl Fn() -> ApplyError) {
     round.compacted = false;
+    round.hashes.clear();
     let physical = round.physical.drain(..).map(|(reply, _)| (reply, Err(error())));
     answer(round.replies.drain(..).map(|(reply, result)| (reply, result.and(Err(error())))).chain(physical));
 }
