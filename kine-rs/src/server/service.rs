@@ -144,9 +144,13 @@ impl Faces {
         (Faces { api, kv, client: Arc::new(client), taken_over: taken_over.clone(), ..self }, taken_over)
     }
 
-    /// Leaves a session with the connection of the request being answered.
-    pub fn take_over(&self, session: Session) {
-        *self.taken_over.0.lock().expect("no holder of a session panics") = Some(session);
+    /// Leaves a session with the connection of the request being answered. It is not of that connection any more.
+    pub fn take_over<S>(&self, session: impl FnOnce(Faces) -> S)
+    where
+        S: Future<Output = ()> + Send + 'static,
+    {
+        let session = session(Faces { taken_over: TakenOver::default(), ..self.clone() });
+        *self.taken_over.0.lock().expect("no holder of a session panics") = Some(Box::pin(session));
     }
 
     /// Answers one gRPC call, counted and measured.

@@ -82,7 +82,7 @@ pub fn accept(faces: &Faces, mut request: Request<Body>, options: &Http) -> Resp
     let bearer = protocol.is_some_and(|protocol| protocol.starts_with(BEARER));
     let call = Call::of(request.uri().clone(), headers);
     let upgrade = hyper::upgrade::on(&mut request);
-    faces.take_over(Box::pin(call.run(faces.clone(), upgrade)));
+    faces.take_over(|faces| call.run(faces, upgrade));
 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
