@@ -83,17 +83,41 @@ impl Api {
     }
 
     fn check_peer_urls(&self, urls: &[String]) -> Result<(), Status> {
-        let is_url = |url: &String| {
-            url.parse::<http::Uri>().is_ok_and(|url| {
-                matches!(url.scheme_str(), Some("http" | "https")) && url.port_u16().is_some()
-            })
-        };
-        if urls.is_empty() || !urls.iter().all(is_url) {
+        if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
             return Err(Status::invalid_argument(MEMBER_URLS_INVALID));
         }
         if urls.iter().any(|url| self.about.peer_urls.contains(url)) {
             return Err(Status::failed_precondition(MEMBER_URL_EXISTS));
         }
         Ok(())
+    }
+}
+
+/// `http://host:port` without a path, or a Unix socket of any form, each with or without TLS.
+fn is_peer_url(url: &str) -> bool {
+    let url = url.trim();
+    match url.split_once(':') {
+        Some(("unix" | "unixs", _)) => true,
+        Some(("http" | "https", address)) => {
+            let has_path = address.trim_start_matches('/').contains('/');
+            !has_path && url.parse::<http::Uri>().is_ok_and(|url| url.port_u16().is_some())
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_reached_at_a_port_or_a_socket() {
+        for url in ["http://h:2380", " https://[::1]:1", "unix://127.0.0.1:2100112345", "unixs:///run/a.sock"]
+        {
+            assert!(is_peer_url(url), "{url}");
+        }
+        for url in ["", "h:2380", "http://h", "http://h:2380/", "http://h:2380/path", "ftp://h:1"] {
+            assert!(!is_peer_url(url), "{url}");
+        }
     }
 }

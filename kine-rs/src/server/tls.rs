@@ -2,6 +2,7 @@
 
 mod ciphers;
 mod clients;
+mod pinned;
 mod self_signed;
 
 pub use ciphers::is_known as is_cipher_suite;

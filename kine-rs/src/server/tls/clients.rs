@@ -1,5 +1,6 @@
 //! Which certificates of clients are taken: signed by a trusted CA, not revoked, valid for an allowed name.
 
+use super::pinned::Pinned;
 use super::{TlsError, certificates, common_name};
 use crate::config::Tls;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -22,8 +23,9 @@ pub fn verifier(
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let failed = |detail: String| TlsError::ClientCa { path: ca_file.into(), detail };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca_file)? {
-        roots.add(certificate).map_err(|error| failed(error.to_string()))?;
+    let trusted = certificates(ca_file)?;
+    for certificate in &trusted {
+        roots.add(certificate.clone()).map_err(|error| failed(error.to_string()))?;
     }
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     if let Some(path) = &options.client_crl_file {
@@ -33,7 +35,10 @@ pub fn verifier(
             .only_check_end_entity_revocation()
             .allow_unknown_revocation_status();
     }
-    let signed = builder.build().map_err(|error| failed(error.to_string()))?;
+    let mut signed = builder.build().map_err(|error| failed(error.to_string()))?;
+    if options.client_crl_file.is_none() {
+        signed = Arc::new(Pinned { trusted, signed });
+    }
     if options.client_hostnames.is_empty() && options.client_common_names.is_empty() {
         return Ok(signed);
     }
