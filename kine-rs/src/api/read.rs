@@ -21,6 +21,7 @@ use crate::store::Store;
 use crate::txn::{EvaluateError, Transaction};
 use bytes::Bytes;
 use prost::Message as _;
+use proto::etcdserverpb::range_request::SortTarget;
 use proto::etcdserverpb::{
     RangeRequest, RangeResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse,
     request_op::Request as Op,
@@ -173,7 +174,13 @@ impl Api {
         caller: &Caller,
         request: RangeRequest,
         nothing: T,
-    ) -> Result<Response<T>, Status> {
+    ) -> Result<Response<T>, Status>
+    where
+        T: Send + 'static,
+    {
+        if request.sort_target != SortTarget::Key as i32 && !request.count_only {
+            return self.sorted_stream_reply(caller, request, nothing).await;
+        }
         let (view, pin) = self.store.pin(Some(PIN_MAX));
         permit::range(&view, caller, &request)?;
         let revision = read_revision::<ReadError>(&view, request.revision)?;
@@ -190,6 +197,24 @@ impl Api {
         let taken = self.store.replies().take(Message::default().writing_bytes()).await?;
         let source = Source { store: self.store.clone(), view, pin, messages: Box::new(chunks) };
         Ok(written_in_pieces(source, taken, nothing))
+    }
+
+    /// A stream that is sorted has one message: all of it has to be looked at for the first key. etcd sorts each of its
+    /// messages by itself, and goes on behind its last key.
+    async fn sorted_stream_reply<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        request: RangeRequest,
+        nothing: T,
+    ) -> Result<Response<T>, Status> {
+        let (ranges, caller) = (vec![request.clone()], caller.clone());
+        self.planned(Missed { bytes: None }, ranges, move |api, view| {
+            permit::range(view, &caller, &request)?;
+            let plan = plan(view, &request, &mut Stored(&api.store))?;
+            let header = Some(api.store.identity().header(plan.revision));
+            Ok(Answer::Long(nothing, Message::range(header, plan, view).within(RANGE_RESPONSE)))
+        })
+        .await
     }
 
     /// Plans a reply where it may block, within the memory that takes, and answers with it.

@@ -12,6 +12,7 @@ use ::http::header::{
     CONTENT_TYPE, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS,
 };
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use rustix::process::{Resource, getrlimit};
 use tonic::body::Body;
 
 pub const JSON: &str = "application/json";
@@ -43,6 +44,7 @@ struct Member<'a> {
 pub async fn plain(api: &Api, request: &Request<()>) -> Response<Body> {
     match request.uri().path() {
         "/version" => get(request).unwrap_or_else(|| releases(api)),
+        "/debug/vars" => answer(StatusCode::OK, JSON, variables()),
         _ => metrics(api, request).await,
     }
 }
@@ -86,6 +88,12 @@ fn releases(api: &Api) -> Response<Body> {
     let minor = minor_release(&api.about.version);
     let releases = Releases { etcdserver: &api.about.version, etcdcluster: &minor, storage: &minor };
     answer(StatusCode::OK, JSON, serde_json::to_string(&releases).expect("texts can be written as JSON"))
+}
+
+/// Of etcd's variables the one that tells nothing of its secrets, and is not Go's.
+fn variables() -> String {
+    let limit = getrlimit(Resource::Nofile).current;
+    serde_json::json!({ "file_descriptor_limit": limit }).to_string()
 }
 
 fn members(api: &Api) -> Response<Body> {
