@@ -120,7 +120,7 @@ fn etcd(arguments: &[String]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match serve_etcd(etcd) {
+    match serve_etcd(etcd, &values) {
         Ok(signal) => die_by(signal),
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "failed to start etcd");
@@ -153,7 +153,7 @@ fn version() -> String {
     )
 }
 
-fn serve_etcd(etcd: Etcd) -> anyhow::Result<SignalKind> {
+fn serve_etcd(etcd: Etcd, values: &Values) -> anyhow::Result<SignalKind> {
     if !etcd.ignored.is_empty() {
         tracing::warn!(flags = etcd.ignored.join(","), "these flags have no effect on this store");
     }
@@ -168,15 +168,22 @@ fn serve_etcd(etcd: Etcd) -> anyhow::Result<SignalKind> {
         self_signed(&dir, hosts, validity)?;
     }
     let config = etcd.config;
+    let number = |flag| values.text(flag).parse::<u64>().ok();
     tracing::info!(
         etcd_version = config.version,
         name = config.member_name,
         data_dir = %etcd.data_dir.display(),
+        snapshot_count = number("snapshot-count"),
+        snapshot_catchup_entries = number("snapshot-catchup-entries"),
         advertise_client_urls = ?config.client_urls,
         quota_backend_bytes = config.limits.quota_bytes,
         max_request_bytes = config.limits.request_bytes_max,
         max_txn_ops = config.limits.txn_operations_max,
-        auto_compaction = ?config.auto_compaction,
+        max_concurrent_streams = config.connections.concurrent_streams_max,
+        auto_compaction_mode = values.text("auto-compaction-mode"),
+        auto_compaction_retention = values.text("auto-compaction-retention"),
+        // As etcd: whatever was given.
+        v2_deprecation = "write-only",
         "starting an etcd server"
     );
     let doors: Vec<_> = config.others.clone();

@@ -232,7 +232,12 @@ async fn give_back(store: &Store, above: u64) {
     let Ok(size) = store.size().await else { return };
     let unused = size.allocated.saturating_sub(size.in_use);
     if unused < above {
-        tracing::info!(unused, above, "the database has little unused space; it stays");
+        tracing::info!(
+            current_db_size_bytes = size.allocated,
+            current_db_size_in_use_bytes = size.in_use,
+            bootstrap_defrag_threshold_bytes = above,
+            "Skipping defragmentation"
+        );
         return;
     }
     match store.defragment().await {
