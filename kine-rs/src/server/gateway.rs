@@ -47,7 +47,7 @@ pub async fn gateway(faces: &Faces, request: Request<Body>) -> Response<Body> {
     let (input, output) = (method.input(), method.output());
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let (parts, body) = request.into_parts();
-    let values = Values::new(body, input, json_bytes_max(faces), faces.arrivals().budget.clone());
+    let values = Values::new(body, input, json_bytes_max(faces), faces.arrivals());
     let body = if method.is_client_streaming() {
         Body::new(StreamBody::new(values.into_frames()))
     } else {

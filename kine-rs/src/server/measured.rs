@@ -24,7 +24,7 @@ use tonic::codegen::StdError;
 use tonic::{Code, Status};
 
 /// etcd waits for ever.
-const UNFINISHED: &str = "etcdserver: the request was not sent to its end in time";
+pub const UNFINISHED: &str = "etcdserver: the request was not sent to its end in time";
 
 /// What a client sends.
 pub struct Received {

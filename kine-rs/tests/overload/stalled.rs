@@ -181,3 +181,22 @@ async fn a_request_that_is_never_finished_is_refused_in_the_end() {
     put(kv, 300 << 10).await.expect("the memory is free again");
     server.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_json_request_that_is_never_finished_is_refused_in_the_end() {
+    let connections = Connections { stall_max: SOON, ..Connections::default() };
+    let server = Inside::start(Config { request_bytes: 1 << 20, connections, ..Config::default() });
+    let mut half = TcpStream::connect(server.address()).expect("the server listens");
+    let length = 800 << 10;
+    write!(half, "POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 2 * length)
+        .expect("sent");
+    half.write_all(&vec![b' '; length]).expect("sent");
+    half.write_all(br#"{"key":"YQ==","value":""#).expect("sent");
+    half.write_all(&vec![b'A'; length / 2]).expect("sent");
+    let mut head = [0; 12];
+    half.read_exact(&mut head).expect("answered");
+    assert_eq!(&head, b"HTTP/1.1 429");
+    let kv = KvClient::connect(server.url()).await.expect("connected");
+    put(kv, 900 << 10).await.expect("the memory is free again");
+    server.stop();
+}

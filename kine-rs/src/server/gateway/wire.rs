@@ -1,7 +1,7 @@
 //! JSON values <-> gRPC messages: `Values` are taken from a client's body, `Messages` from a call's.
 
-use crate::budget::{Budget, Covered};
-use crate::server::measured::Sent;
+use crate::budget::{Covered, UNCOUNTED_BYTES_MAX};
+use crate::server::measured::{Arrivals, Sent, UNFINISHED};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::Stream;
 use http_body::Frame;
@@ -9,7 +9,6 @@ use http_body_util::BodyExt;
 use prost::Message;
 use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::Deserializer;
-use std::sync::Arc;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
@@ -23,15 +22,15 @@ pub struct Values {
     waiting: BytesMut,
     /// Bytes of one value.
     bytes_max: usize,
-    budget: Arc<Budget>,
+    arrivals: Arrivals,
     covered: Covered,
     ended: bool,
 }
 
 impl Values {
-    pub fn new(body: Body, input: MessageDescriptor, bytes_max: usize, budget: Arc<Budget>) -> Self {
-        let covered = Covered::default();
-        Values { body, input, waiting: BytesMut::new(), bytes_max, budget, covered, ended: false }
+    pub fn new(body: Body, input: MessageDescriptor, bytes_max: usize, arrivals: &Arrivals) -> Self {
+        let (arrivals, covered) = (arrivals.clone(), Covered::default());
+        Values { body, input, waiting: BytesMut::new(), bytes_max, arrivals, covered, ended: false }
     }
 
     /// The one message of a request that is no stream; nothing stands for an empty message.
@@ -59,9 +58,9 @@ impl Values {
             if self.ended {
                 return Ok(None);
             }
-            match self.body.frame().await {
+            match self.frame().await? {
                 Some(frame) => {
-                    if let Ok(data) = frame?.into_data() {
+                    if let Ok(data) = frame.into_data() {
                         self.waiting.extend_from_slice(&data);
                     }
                     if self.waiting.len() > self.bytes_max {
@@ -69,11 +68,23 @@ impl Values {
                             format!("received message larger than max ({} bytes of JSON)", self.bytes_max);
                         return Err(Status::resource_exhausted(text));
                     }
-                    self.covered.cover(&self.budget, self.waiting.len())?;
+                    self.covered.cover(&self.arrivals.budget, self.waiting.len())?;
                 }
                 None => self.ended = true,
             }
         }
+    }
+
+    /// More of the body; a client may take its time, but not while a value holds memory that others wait for.
+    async fn frame(&mut self) -> Result<Option<Frame<Bytes>>, Status> {
+        let frame = self.body.frame();
+        let frame = if self.waiting.len() > UNCOUNTED_BYTES_MAX {
+            let late = |_| Status::resource_exhausted(UNFINISHED);
+            tokio::time::timeout(self.arrivals.stall_max, frame).await.map_err(late)?
+        } else {
+            frame.await
+        };
+        frame.transpose()
     }
 
     /// The first whole value that waits; `None` while more bytes are needed, or when only blanks are left.
@@ -201,10 +212,15 @@ mod tests {
         proto::descriptors::pool().get_message_by_name(name).expect("the contract has this message")
     }
 
+    fn arrivals() -> Arrivals {
+        let stall_max = std::time::Duration::from_secs(60);
+        Arrivals { budget: crate::budget::Budget::new(0, 0), message_bytes_max: 1000, stall_max }
+    }
+
     async fn parse(name: &str, pieces: Vec<&'static str>) -> Result<Vec<Bytes>, Status> {
         let pieces = pieces.into_iter().map(|piece| Ok::<_, Status>(Frame::data(Bytes::from(piece))));
         let body = Body::new(http_body_util::StreamBody::new(tokio_stream::iter(pieces)));
-        let mut values = Values::new(body, descriptor(name), 100, Budget::new(0, 0));
+        let mut values = Values::new(body, descriptor(name), 100, &arrivals());
         let mut all = Vec::new();
         while let Some(message) = values.next().await? {
             all.push(message.slice(HEADER_BYTES..));
@@ -219,7 +235,7 @@ mod tests {
         for piece in [json] {
             let body = Body::new(http_body_util::Full::new(Bytes::from(piece)));
             let input = descriptor("etcdserverpb.RangeRequest");
-            messages.push(Values::new(body, input, 1000, Budget::new(0, 0)).only().await.unwrap());
+            messages.push(Values::new(body, input, 1000, &arrivals()).only().await.unwrap());
         }
         let request = RangeRequest::decode(messages[0].slice(HEADER_BYTES..)).unwrap();
         let wanted = RangeRequest {
