@@ -23,6 +23,9 @@ use tree::{Record, Span, Summary, Tree, put_varint, take_varint};
 /// Where a row is in the backend's order; rows are appended with ascending locations.
 pub type Location = u64;
 
+/// No store counts so far. A file that claims more is damaged: its next revisions would overflow.
+pub const REVISION_MAX: i64 = 1 << 62;
+
 /// One stored version of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Version {

@@ -9,7 +9,7 @@
 //! no files and no backend.
 
 use super::tree::{Builder, Malformed, Record, Tree};
-use super::{Location, Past, State, Version};
+use super::{Location, Past, REVISION_MAX, State, Version};
 use std::io::{self, Read, Write};
 
 const MAGIC: &[u8; 8] = b"kineindx";
@@ -145,7 +145,8 @@ impl Header {
             compact_revision: number(&bytes[40..48]) as i64,
             next_location: number(&bytes[48..56]),
         };
-        let sound = (1..i64::MAX).contains(&header.revision) && header.compact_revision <= header.revision;
+        let sound =
+            (1..=REVISION_MAX).contains(&header.revision) && header.compact_revision <= header.revision;
         if sound { Ok(header) } else { Err(ImageError::Damaged(Part::Header)) }
     }
 

@@ -10,7 +10,8 @@ use crate::bbolt::ReadAt;
 use crate::bbolt::etcd::{
     Auth, Image, RecordKey, RevisionRecord, SnapshotReadError, SnapshotReader, TrailerPolicy,
 };
-use crate::mvcc::Version;
+use crate::lease::{TTL_MAX_SECONDS, TTL_MIN_SECONDS};
+use crate::mvcc::{REVISION_MAX, Version};
 use crate::rows::{Bucket, RecordWrite, Row};
 use bytes::Bytes;
 use prost::Message;
@@ -86,7 +87,8 @@ fn fill(
     restored.revision = restored.revision.max(compacted.unwrap_or(1));
     if how.bump_revision > 0 {
         let bump = RestoreError::Bump { revision: restored.revision, by: how.bump_revision };
-        restored.revision = restored.revision.checked_add_unsigned(how.bump_revision).ok_or(bump)?;
+        let raised = restored.revision.checked_add_unsigned(how.bump_revision);
+        restored.revision = raised.filter(|revision| *revision <= REVISION_MAX).ok_or(bump)?;
         compacted = Some(restored.revision);
     }
     for write in records_of(image, compacted, restored.revision) {
@@ -128,8 +130,11 @@ fn records_of(image: &Image, compacted: Option<i64>, revision: i64) -> Vec<Recor
     let number = |value: i64| value.to_be_bytes().to_vec();
     let mut all = vec![write(Bucket::Meta, META_REVISION_FLOOR, number(revision))];
     all.extend(compacted.map(|revision| write(Bucket::Meta, META_COMPACT_REVISION, number(revision))));
-    let leases = image.leases.iter();
-    all.extend(leases.map(|lease| write(Bucket::Lease, &lease.id.to_be_bytes(), number(lease.ttl))));
+    for lease in &image.leases {
+        // As etcd does when it starts.
+        let ttl = lease.ttl.clamp(TTL_MIN_SECONDS, TTL_MAX_SECONDS);
+        all.push(write(Bucket::Lease, &lease.id.to_be_bytes(), number(ttl)));
+    }
     let alarms = image.alarms.iter().map(|alarm| alarm_key((alarm.member_id, alarm.alarm)));
     all.extend(alarms.map(|alarm| write(Bucket::Alarm, &alarm, Vec::new())));
     let Auth { enabled, revision } = image.auth;

@@ -121,6 +121,28 @@ fn a_damaged_database_is_refused_by_name() {
 }
 
 #[test]
+fn a_database_with_numbers_that_no_store_reaches_is_refused_as_corrupt() {
+    const FLOOR: &str = "INSERT OR REPLACE INTO records VALUES (0, CAST('revision_floor' AS BLOB), ?1)";
+    const LEASE: &str = "INSERT INTO records VALUES (1, CAST('12345678' AS BLOB), ?1)";
+    let dir = Dir::new();
+    let database = closed(&dir);
+    let good = std::fs::read(&database).expect("the database");
+    for (change, number, message) in [
+        (FLOOR, i64::MAX, "revision 9223372036854775807"),
+        (FLOOR, (1 << 62) + 1, "revision 4611686018427387905"),
+        (LEASE, i64::MAX, "lease record"),
+        (LEASE, 0, "lease record"),
+    ] {
+        std::fs::write(&database, &good).expect("room");
+        let connection = Connection::open(&database).expect("a database");
+        connection.execute(change, [number.to_be_bytes()]).expect("a record");
+        drop(connection);
+        let said = refused(&database);
+        assert!(said.contains("corrupt") && said.contains(message), "{change} {number}: {said}");
+    }
+}
+
+#[test]
 fn a_second_process_is_refused_with_the_name_of_the_first() {
     let dir = Dir::new();
     let database = dir.join("state.db");

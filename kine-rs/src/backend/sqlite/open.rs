@@ -14,7 +14,8 @@ use crate::apply::{
 };
 use crate::auth::Accounts;
 use crate::backend::{Ids, Images, Opened, new_identity};
-use crate::mvcc::{Granted, Location, Rebuild, Release, Replay, State, Version};
+use crate::lease::TTL_MAX_SECONDS;
+use crate::mvcc::{Granted, Location, REVISION_MAX, Rebuild, Release, Replay, State, Version};
 use crate::rows::Bucket;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, limits::Limit};
 use std::collections::BTreeSet;
@@ -316,7 +317,7 @@ fn rebuild(path: &Path, connection: &Connection, files: &IndexFiles) -> Result<R
     for (id, granted) in &records.leases {
         rebuild.lease(*id, *granted);
     }
-    let state = records.complete(rebuild.finish(records.revision_floor));
+    let state = records.complete(path, rebuild.finish(records.revision_floor))?;
     Ok(Rebuilt { state, covered: None })
 }
 
@@ -334,7 +335,7 @@ fn from_image(
     }
     let rest = covered..i64::MAX as Location;
     read_rows(path, connection, rest, revision, &mut |key, version| replay.row(key, version))?;
-    let state = records.complete(replay.finish(records.revision_floor));
+    let state = records.complete(path, replay.finish(records.revision_floor))?;
     index::sample(connection, &state)?;
     let rows = state.next_location - covered;
     tracing::info!(keys = state.keys(), rows, "read the image of the index and the rows after it");
@@ -386,11 +387,15 @@ impl Records {
     }
 
     /// A state that lacks nothing but these records.
-    fn complete(&self, mut state: State) -> State {
+    fn complete(&self, path: &Path, mut state: State) -> Result<State, OpenError> {
+        if state.revision > REVISION_MAX {
+            let detail = format!("it is at revision {}", state.revision);
+            return Err(OpenError::Corrupt { path: path.into(), detail });
+        }
         state.alarms = self.alarms.clone();
         state.auth = self.auth.clone();
         state.downgrade = self.downgrade;
-        state
+        Ok(state)
     }
 }
 
@@ -457,7 +462,8 @@ fn version(row: &rusqlite::Row) -> rusqlite::Result<Version> {
 }
 
 fn lease(key: &[u8], value: &[u8]) -> Option<(i64, i64)> {
-    Some((i64::from_be_bytes(key.try_into().ok()?), i64::from_be_bytes(value.try_into().ok()?)))
+    let (id, ttl) = (i64::from_be_bytes(key.try_into().ok()?), i64::from_be_bytes(value.try_into().ok()?));
+    (1..=TTL_MAX_SECONDS).contains(&ttl).then_some((id, ttl))
 }
 
 fn alarm(key: &[u8]) -> Option<(u64, i32)> {
