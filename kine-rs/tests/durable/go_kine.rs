@@ -5,8 +5,8 @@ use crate::sqlite_file::refused;
 use rusqlite::Connection;
 use serde_json::Value;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 
 /// A transaction in etcdctl's form; kine takes only those that kube-apiserver sends.
 fn txn(server: &Server, compare: &str, then: &str, or: &str) {
@@ -159,7 +159,7 @@ fn gaps_missing_history_and_old_marks_are_understood_in_every_schema() {
         let path = dir.join(&format!("{at}.db"));
         let connection = made(&path, schema);
         type Kine<'a> = (i64, &'a str, i64, i64, i64, i64, i64, Option<&'a [u8]>);
-        let rows: [Kine; 11] = [
+        let rows: [Kine; 12] = [
             (1, "compact_rev_key", 1, 0, 0, 20, 0, Some(b"")),
             // Created at 3, before the compaction.
             (12, "/old", 0, 0, 3, 9, 15, Some(b"o")),
@@ -172,6 +172,8 @@ fn gaps_missing_history_and_old_marks_are_understood_in_every_schema() {
             (26, "compact_rev_key_apiserver", 0, 0, 25, 25, 0, Some(b"8|19")),
             (27, "gap-27", 1, 0, 0, 0, 0, Some(b"a key of a client")),
             (28, "/gone", 1, 0, 0, 23, 0, None),
+            // A number in the column of old releases, whatever kine itself makes of it.
+            (29, "12345", 1, 0, 0, 0, 0, Some(b"n")),
             (31, "gap-31", 0, 1, 0, 0, 0, None),
         ];
         for row in rows {
@@ -194,14 +196,39 @@ fn gaps_missing_history_and_old_marks_are_understood_in_every_schema() {
         assert_eq!(ours.ctl(&["get", "compact_rev_key", "--print-value-only"]), "19\n");
         assert_eq!(get("gap-27", 0).1, 27);
         assert_eq!(get("gap-31", 0).1, 0);
+        assert_eq!(get("12345", 0), (29, 29, 1, 0));
         assert_eq!(ours.json(&["get", "x"])["header"]["revision"], 31);
         let counts = |revision: i64| {
             let kvs = ours.json(&["get", "", "--from-key", "--rev", &revision.to_string()]);
             kvs["count"].as_i64()
         };
-        assert_eq!((counts(20), counts(23), counts(31)), (Some(2), Some(1), Some(4)));
+        assert_eq!((counts(20), counts(23), counts(31)), (Some(2), Some(1), Some(5)));
         ours.stop();
     }
+}
+
+#[test]
+fn history_with_a_hole_counts_as_compacted() {
+    let dir = Dir::new();
+    let path = dir.join("state.db");
+    let connection = made(&path, SCHEMAS[1]);
+    for row in [
+        (1, "compact_rev_key", 1, 0, 0, 3, 0, ""),
+        (5, "/a", 1, 0, 0, 0, 0, "5"),
+        (6, "/b", 1, 0, 0, 0, 0, "6"),
+        // What it replaced is gone, though nobody wrote down that it was compacted.
+        (9, "/a", 0, 0, 5, 8, 0, "9"),
+        (10, "/a", 0, 0, 5, 9, 0, "10"),
+    ] {
+        connection.execute(INSERT, row).expect("a row");
+    }
+    drop(connection);
+    let ours = Server::kine(&path);
+    let said = stderr(&ours.try_ctl(&["get", "/a", "--rev", "8"]));
+    assert!(said.contains("required revision has been compacted"), "{said}");
+    assert_eq!(ours.ctl(&["get", "/", "--prefix", "--rev", "9", "--print-value-only"]), "9\n6\n");
+    assert_eq!(changes(&ours, 10, "9\n/a"), "PUT\n/a\n9\n/a\n10\n");
+    ours.stop();
 }
 
 #[test]
@@ -214,68 +241,4 @@ fn a_table_that_no_kine_wrote_is_refused_and_left_alone() {
     let said = refused(&path);
     assert!(said.contains("without column created, deleted, create_revision"), "{said}");
     assert!(std::fs::read(&path).expect("a file") == before);
-}
-
-#[test]
-fn a_takeover_that_is_killed_leaves_kines_database_or_ours() {
-    const ROWS: i64 = 30_000;
-    let dir = Dir::new();
-    let source = dir.join("source.db");
-    let mut connection = made(&source, SCHEMAS[1]);
-    let transaction = connection.transaction().expect("a transaction");
-    for id in 1..=ROWS {
-        let row = (id, format!("/key/{id}"), 1, 0, 0, 0, 0, vec![7u8; 300]);
-        transaction.execute(INSERT, row).expect("a row");
-    }
-    transaction.commit().expect("room");
-    connection.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(())).expect("alone");
-    drop(connection);
-    let (mut kines, mut ours) = (0, 0);
-    // Killed when so many bytes of the transaction were in the journal or the WAL.
-    for written in [0u64, 100_000, 1_000_000, 4_000_000, 8_000_000, u64::MAX] {
-        let database = dir.join(&format!("{written}.db"));
-        std::fs::copy(&source, &database).expect("room");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_kine"))
-            .args(["--listen-address", "127.0.0.1:0", "--metrics-bind-address", "0", "--endpoint"])
-            .arg(format!("sqlite://{}", database.display()))
-            .stderr(Stdio::from(std::fs::File::create(dir.join("killed.log")).expect("a file")))
-            .spawn()
-            .expect("kine starts");
-        let size = |suffix: &str| {
-            let mut name = database.clone().into_os_string();
-            name.push(suffix);
-            std::fs::metadata(PathBuf::from(name)).map_or(0, |metadata| metadata.len())
-        };
-        let start = size("");
-        let done =
-            || std::fs::read_to_string(dir.join("killed.log")).expect("a log").contains("listening on");
-        while size("-journal") + size("-wal") + size("").saturating_sub(start) <= written && !done() {
-            std::thread::yield_now();
-        }
-        child.kill().and_then(|()| child.wait()).expect("our child");
-
-        let found = Connection::open(&database).expect("a database");
-        let table = |name: &str| {
-            found
-                .query_row("SELECT count(*) FROM sqlite_schema WHERE name = ?1", [name], |row| {
-                    row.get::<_, i64>(0)
-                })
-                .expect("a schema")
-                == 1
-        };
-        if table("kine") {
-            kines += 1;
-            assert!(!table("rows") && !table("records") && !table("kine_before_takeover"));
-            assert_eq!(count(&found, "kine"), ROWS);
-        } else {
-            ours += 1;
-            assert_eq!((count(&found, "kine_before_takeover"), count(&found, "rows")), (ROWS, ROWS));
-        }
-        drop(found);
-        let server = Server::kine(&database);
-        let answer = server.json(&["get", "/key/", "--prefix", "--limit", "1"]);
-        assert_eq!((answer["count"].as_i64(), &answer["header"]["revision"]), (Some(ROWS), &ROWS.into()));
-        server.stop();
-    }
-    assert!(kines > 0 && ours > 0, "{kines} were kine's, {ours} ours");
 }

@@ -10,12 +10,15 @@
 use super::fill::Filler;
 use super::open::{OpenError, TABLES, check_integrity, connect, from_sqlite};
 use crate::apply::{META_COMPACT_REVISION, META_REVISION_FLOOR};
-use crate::mvcc::Version;
+use crate::lease::{TTL_MAX_SECONDS, TTL_MIN_SECONDS};
+use crate::mvcc::{REVISION_MAX, Version};
 use crate::rows::{Bucket, RecordWrite, Row};
 use bytes::Bytes;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use std::collections::{BTreeSet, HashMap};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// kine's table, and what it is called afterwards.
@@ -48,12 +51,20 @@ pub(super) fn take_over(path: &Path) -> Result<(), OpenError> {
     let (rows, revision) = convert(path, &connection)?;
     drop_indexes(&connection).map_err(failed)?;
     connection.execute_batch(&format!("ALTER TABLE {TABLE} RENAME TO {KEPT}; COMMIT")).map_err(failed)?;
+    make_private(path);
     tracing::info!(path = %path.display(), rows, revision, "took over a database of kine; its table is kept as {KEPT}");
     // Only now, as it can't be undone, and is no loss if it is cut off: `Defragment` does it too.
     if let Err(error) = connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; VACUUM") {
         tracing::warn!(%error, "space will not be given back to the file system before a defragmentation");
     }
     connection.close().map_err(|(_, error)| failed(error))
+}
+
+/// kine leaves its file readable by everybody. SQLite gives the mode of the file to those beside it.
+fn make_private(path: &Path) {
+    if let Err(error) = std::fs::set_permissions(path, Permissions::from_mode(0o600)) {
+        tracing::warn!(%error, path = %path.display(), "others may be able to read the database");
+    }
 }
 
 fn check_columns(path: &Path, connection: &Connection) -> Result<(), OpenError> {
@@ -80,10 +91,13 @@ fn convert(path: &Path, connection: &Connection) -> Result<(u64, i64), OpenError
         )
         .map_err(failed)?;
     let mut filler = Filler::new(path, connection);
-    let mut lives = Lives::default();
+    let mut lives = Lives { whole_since: compacted, ..Lives::default() };
     let (mut count, mut last) = (0, 0);
     let mut statement = connection
-        .prepare("SELECT id, name, created, deleted, create_revision, lease, value FROM kine ORDER BY id")
+        .prepare(
+            "SELECT id, name, created, deleted, create_revision, prev_revision, lease, value
+             FROM kine ORDER BY id",
+        )
         .map_err(failed)?;
     let mut rows = statement.query([]).map_err(failed)?;
     while let Some(row) = rows.next().map_err(failed)? {
@@ -99,7 +113,12 @@ fn convert(path: &Path, connection: &Connection) -> Result<(u64, i64), OpenError
             count += 1;
         }
     }
+    let compacted = lives.whole_since;
     let revision = last.max(highest_id(connection).map_err(failed)?).max(compacted).max(1);
+    if revision > REVISION_MAX {
+        let detail = format!("table kine is at revision {revision}, after which there are too few");
+        return Err(OpenError::Corrupt { path: path.into(), detail });
+    }
     let number = |value: i64| Some(value.to_be_bytes().to_vec());
     let meta =
         |key: &[u8], value| RecordWrite { bucket: Bucket::Meta, key: key.to_vec(), value: number(value) };
@@ -109,7 +128,8 @@ fn convert(path: &Path, connection: &Connection) -> Result<(u64, i64), OpenError
     }
     for lease in lives.leases() {
         let key = lease.to_be_bytes().to_vec();
-        filler.record(&RecordWrite { bucket: Bucket::Lease, key, value: number(lease) })?;
+        let ttl = lease.clamp(TTL_MIN_SECONDS, TTL_MAX_SECONDS);
+        filler.record(&RecordWrite { bucket: Bucket::Lease, key, value: number(ttl) })?;
     }
     Ok((count, revision))
 }
@@ -150,6 +170,7 @@ struct Change {
     created: bool,
     deleted: bool,
     create_revision: i64,
+    prev_revision: i64,
     lease: i64,
     value: Vec<u8>,
 }
@@ -163,8 +184,9 @@ impl Change {
             created: number(2)? != 0,
             deleted: number(3)? != 0,
             create_revision: number(4)?,
-            lease: number(5)?,
-            value: bytes(row, 6)?,
+            prev_revision: number(5)?,
+            lease: number(6)?,
+            value: bytes(row, 7)?,
         })
     }
 
@@ -187,13 +209,19 @@ fn bytes(row: &rusqlite::Row, column: usize) -> rusqlite::Result<Vec<u8>> {
 /// A key that exists, since when, and how often it was put.
 struct Life {
     create_revision: i64,
+    mod_revision: i64,
     version: i64,
     lease: i64,
 }
 
 /// All keys that exist after the changes so far.
 #[derive(Default)]
-struct Lives(HashMap<Vec<u8>, Life>);
+struct Lives {
+    keys: HashMap<Vec<u8>, Life>,
+    /// From this revision on no change is missing: the compact revision, or later. kine 0.11 and 0.12 delete what a
+    /// client's compaction passes without writing down that they did.
+    whole_since: i64,
+}
 
 impl Lives {
     /// The row a change amounts to, if any.
@@ -207,8 +235,9 @@ impl Lives {
             let (version, value) = split(&change.value);
             (told, change.value) = (Some(version), value);
         }
+        self.miss(&change);
         let version = if change.deleted {
-            self.0.remove(&change.name);
+            self.keys.remove(&change.name);
             Version::default()
         } else {
             let life = self.put(&change, told);
@@ -229,22 +258,31 @@ impl Lives {
         })
     }
 
+    /// Notices when what a change replaces is not there although nobody says that it was compacted.
+    fn miss(&mut self, change: &Change) {
+        let before = self.keys.get(&change.name).map_or(0, |life| life.mod_revision);
+        if !change.created && change.prev_revision > before.max(self.whole_since) {
+            self.whole_since = change.revision;
+        }
+    }
+
     fn put(&mut self, change: &Change, told: Option<i64>) -> &Life {
         let revision = change.revision;
-        let life = self.0.entry(change.name.clone()).or_insert_with(|| {
+        let life = self.keys.entry(change.name.clone()).or_insert_with(|| {
             let is_update = !change.created && (1..revision).contains(&change.create_revision);
             // Of an older key's versions only this one is left: it is the second, at least.
             let (create_revision, before) =
                 if is_update { (change.create_revision, 1) } else { (revision, 0) };
-            Life { create_revision, version: before, lease: 0 }
+            Life { create_revision, mod_revision: 0, version: before, lease: 0 }
         });
-        life.version = told.filter(|version| *version > 0).unwrap_or(life.version + 1);
+        life.mod_revision = revision;
+        life.version = told.filter(|version| (1..=revision).contains(version)).unwrap_or(life.version + 1);
         life.lease = change.lease.max(0);
         life
     }
 
     fn leases(&self) -> BTreeSet<i64> {
-        self.0.values().map(|life| life.lease).filter(|lease| *lease > 0).collect()
+        self.keys.values().map(|life| life.lease).filter(|lease| *lease > 0).collect()
     }
 }
 
