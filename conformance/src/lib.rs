@@ -5,6 +5,7 @@
 //! [`transcript`] compares it with files, [`differential`] compares two servers on programs that [`generate`] makes up, and
 //! [`shrink`] makes what they found small.
 //! [`shell`] does the same to command lines of etcd's own programs.
+//! [`told`] compares a Go kine with ours on one database.
 //! [`server::Server`] owns the process under test. Nothing in here links the datastore: servers are reached by address.
 
 pub mod command;
@@ -20,6 +21,7 @@ pub mod shell;
 pub mod shrink;
 pub mod streams;
 pub mod symbol;
+pub mod told;
 pub mod transcript;
 
 use std::collections::BTreeSet;

@@ -1,8 +1,8 @@
-//! The process under test: a real etcd or our `kine`, with a fresh directory and a free port.
+//! The process under test: a real etcd, our `kine` or the Go one, with a directory of its own and a free port.
 //!
-//! A started server answers a linearizable read and has settled before anybody gets it, dies with its owner, and leaves its directory
-//! behind, with its path printed, when the owner panics. Executables: `K0S_TEST_BIN_DIR` holds `etcd`; `K0S_TEST_KINE`
-//! is our `kine`, or else the one this workspace was last built with.
+//! A started server answers a linearizable read and has settled before anybody gets it, dies with its owner, and leaves
+//! its directory behind, with its path printed, when the owner panics. Executables: `K0S_TEST_BIN_DIR` holds `etcd` and the
+//! Go `kine`; `K0S_TEST_KINE` is our `kine`, or else the one this workspace was last built with.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -46,6 +46,7 @@ pub enum Flavor {
     KineMemory,
     /// Our `kine` under the name and with the flags of `etcd`, on SQLite.
     KineAsEtcd,
+    GoKine,
 }
 
 impl Flavor {
@@ -61,6 +62,8 @@ pub struct Options {
     pub quota_bytes: Option<u64>,
     /// More flags of etcd, for those that take them.
     pub etcd_flags: Vec<String>,
+    /// How many revisions the Go kine does not compact, where it can be told; otherwise 1,000, and it compacts by itself.
+    pub go_kine_retains: Option<u32>,
     /// Wait for the disk; off unless a test is about losing power or being killed.
     pub durable: bool,
 }
@@ -78,10 +81,23 @@ impl Server {
     /// # Errors
     /// When the executable is missing or does not answer in time; the message has the end of its log.
     pub async fn start(flavor: Flavor, options: Options) -> Result<Self> {
+        Self::start_on(flavor, options, |_| Ok(())).await
+    }
+
+    /// Starts on what `prepare` puts into the directory; a SQLite database is `state.db` in it.
+    ///
+    /// # Errors
+    /// As [`Self::start`], and those of `prepare`.
+    pub async fn start_on(
+        flavor: Flavor,
+        options: Options,
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("k0s-conformance-")
             .tempdir()
             .context("a directory for the server")?;
+        prepare(dir.path())?;
         let mut server = Self { flavor, options, dir: Some(dir), port: 0, child: None };
         for attempt in 1.. {
             server.port = free_port()?;
@@ -109,6 +125,11 @@ impl Server {
 
     pub fn dir(&self) -> &Path {
         self.dir.as_ref().expect("the directory is given up only by drop").path()
+    }
+
+    /// The file of a server on SQLite.
+    pub fn database(&self) -> PathBuf {
+        self.dir().join("state.db")
     }
 
     /// The process id, while there is a process.
@@ -235,8 +256,9 @@ impl Server {
         match self.flavor {
             Flavor::Etcd => self.etcd(&upstream_path("etcd")?),
             Flavor::KineAsEtcd => self.etcd(&self.kine_named_etcd()?),
-            Flavor::KineSqlite => self.kine(&format!("sqlite://{}/state.db", self.dir().display())),
+            Flavor::KineSqlite => self.kine(&format!("sqlite://{}", self.database().display())),
             Flavor::KineMemory => self.kine("memory://"),
+            Flavor::GoKine => self.go_kine(),
         }
     }
 
@@ -288,6 +310,20 @@ impl Server {
         command.arg(format!("--quota-backend-bytes={quota}"));
         if !self.options.durable {
             command.arg("--unsafe-no-fsync");
+        }
+        Ok(command)
+    }
+
+    /// With flags that every kine from 0.9 on has.
+    fn go_kine(&self) -> Result<Command> {
+        let mut command = Command::new(upstream_path("kine")?);
+        let settings = "_journal=WAL&cache=shared&_busy_timeout=30000";
+        command
+            .arg(format!("--endpoint=sqlite://{}?{settings}", self.database().display()))
+            .arg(format!("--listen-address=127.0.0.1:{}", self.port))
+            .arg("--metrics-bind-address=0");
+        if let Some(revisions) = self.options.go_kine_retains {
+            command.args([format!("--compact-min-retain={revisions}"), "--compact-interval=0".into()]);
         }
         Ok(command)
     }

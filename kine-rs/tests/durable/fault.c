@@ -1,8 +1,8 @@
 /* Makes calls on files of a database fail, or kills the process at one of them, for the tests of what happens then.
  *
- * Loaded by LD_PRELOAD. While the file named by FAULT_FILE exists, it says which calls: "write" or "sync" of the database
- * and its WAL, or "index", which is every call on the image of its index; then the errno, 0 to be killed; then how many
- * such calls still succeed. From the first failure on all of them fail. */
+ * Loaded by LD_PRELOAD. While the file named by FAULT_FILE exists, it says which calls: "write" or "sync" of the database,
+ * its WAL and its journal, or "index", which is every call on the image of its index; then the errno, 0 to be killed; then
+ * how many such calls still succeed. From the first failure on all of them fail. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -21,7 +21,8 @@ static atomic_int seen;
 static const char *name_of(const char *path, const char *call) {
     size_t len = strlen(path);
     if (strstr(path, ".db.index")) return "index";
-    if (len >= 3 && (strcmp(path + len - 3, ".db") == 0 || strstr(path, ".db-wal"))) return call;
+    if (len >= 3 && strcmp(path + len - 3, ".db") == 0) return call;
+    if (strstr(path, ".db-wal") || strstr(path, ".db-journal")) return call;
     return NULL;
 }
 

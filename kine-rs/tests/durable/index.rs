@@ -29,7 +29,7 @@ fn fill(server: &Server, name: &str, keys: usize) -> bool {
         TxnRequest { success, ..Default::default() }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let endpoint = Endpoint::from_shared(format!("http://{}", server.address())).expect("an address");
+    let endpoint = Endpoint::from_shared(server.url()).expect("a URL");
     runtime.block_on(async {
         let Ok(channel) = endpoint.connect().await else { return false };
         let mut kv = KvClient::new(channel);

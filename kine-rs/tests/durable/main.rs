@@ -4,6 +4,7 @@
 
 mod go_kine;
 mod index;
+mod recorded_kine;
 mod servers;
 mod snapshot;
 mod sqlite_file;

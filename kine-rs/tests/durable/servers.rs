@@ -98,8 +98,8 @@ impl Server {
         }
     }
 
-    pub fn address(&self) -> &str {
-        &self.address
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
