@@ -19,6 +19,7 @@ use proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnRequest}
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -349,7 +350,12 @@ fn whoever_changes_rows_without_knowing_of_the_index_voids_it() {
     ] {
         let copied = dir.path().join("changed.db");
         copy(&database, &copied);
-        Connection::open(&copied).unwrap().execute_batch(change).unwrap();
+        // As the releases before the index have a file open.
+        let older = Connection::open(&copied).unwrap();
+        older.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).unwrap();
+        older.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false).unwrap();
+        older.execute_batch(change).unwrap();
+        drop(older);
         let bare = dir.path().join("bare.db");
         copy(&copied, &bare);
         remove_index(&bare);
