@@ -45,6 +45,12 @@ impl Datastore {
             &paths.datastore_socket_dir(),
             Access::owned_by(DIRECTORY_MODE, client),
         )?;
+        // Upstream's kine runs as kube-apiserver's user and leaves a directory of that user. Other directories than our own
+        // are the business of whoever chose them.
+        if file.parent() == Some(&paths.database_dir()) {
+            let owner = client.map(|_| Owner::ROOT);
+            durable_file::ensure_directory(&paths.database_dir(), Access::owned_by(DIRECTORY_MODE, owner))?;
+        }
         let socket = paths.datastore_socket();
         let config = Config {
             endpoint: Endpoint::sqlite(file),

@@ -73,6 +73,8 @@ pub struct Cluster {
     starts: u32,
     k0s: PathBuf,
     bin_dir: PathBuf,
+    /// `--storage=…`, unless the configuration says it.
+    storage: Option<&'static str>,
     /// Put before every command, to run as somebody else or somewhere else.
     prefix: Vec<String>,
     environment: Vec<(String, String)>,
@@ -100,6 +102,7 @@ impl Cluster {
             starts: 0,
             k0s: k0s(),
             bin_dir: bin_dir(),
+            storage: Some("--storage=sqlite"),
             prefix: Vec::new(),
             environment: Vec::new(),
         }
@@ -126,6 +129,13 @@ impl Cluster {
 
     pub fn set_variable(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// As upstream's users choose it.
+    pub fn use_storage_of_config(&mut self, kind: &str) {
+        let config = fs::read_to_string(self.config()).unwrap();
+        fs::write(self.config(), format!("{config}  storage: {{type: {kind}}}\n")).unwrap();
+        self.storage = None;
     }
 
     pub fn dir(&self) -> &Path {
@@ -165,8 +175,14 @@ impl Cluster {
     }
 
     pub fn controller(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command(&["controller", "--storage=sqlite"]);
-        command.arg("--config").arg(self.config()).arg("--bin-dir").arg(&self.bin_dir).args(arguments);
+        let mut command = self.command(&["controller"]);
+        command
+            .args(self.storage)
+            .arg("--config")
+            .arg(self.config())
+            .arg("--bin-dir")
+            .arg(&self.bin_dir)
+            .args(arguments);
         command
     }
 

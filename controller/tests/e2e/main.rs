@@ -9,3 +9,4 @@ mod life;
 mod ordinary_user;
 mod refusals;
 mod system_users;
+mod takeover;
