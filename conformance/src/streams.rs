@@ -22,7 +22,7 @@ use tonic::{Request, Status};
 use crate::render::{self, Names};
 
 /// How long an answer may take before the output says that there is none.
-pub const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// etcd drops a progress request when a watch is behind; it has to be asked again.
 const PROGRESS_RETRY: Duration = Duration::from_millis(30);
 /// Requests and responses under way per stream; a full queue makes the server wait, as a slow client does.

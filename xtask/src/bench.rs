@@ -2,16 +2,15 @@
 //!
 //! What is measured and how is the business of crate `benches`; this only knows where the programs are.
 
-use std::env;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use crate::cache::Cache;
-use crate::upstream;
 use crate::versions::Versions;
+use crate::{cargo, upstream};
 
 #[derive(Args)]
 pub struct Options {
@@ -28,12 +27,7 @@ pub struct Options {
 
 pub fn run(root: &Path, cache: &Cache, versions: &Versions, options: &Options) -> Result<()> {
     let upstream = upstream::build(cache, versions, &["kubernetes", "etcd", "kine"])?;
-    let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.current_dir(root).args(["build", "--locked", "--release"]);
-    build.args(["--package", "benches", "--package", "kine-rs", "--package", "controller"]);
-    execute(&mut build)?;
-
-    let release = target_dir()?.join("release");
+    let release = cargo::build_release(root, &["benches", "kine-rs", "controller"])?;
     let mut suite = Command::new(release.join("benches"));
     suite.arg("suite").arg("--kine").arg(release.join("kine")).arg("--k0s").arg(release.join("k0s"));
     suite.arg("--upstream").arg(upstream).arg("--work-dir").arg(cache.scratch("bench"));
@@ -48,20 +42,5 @@ pub fn run(root: &Path, cache: &Cache, versions: &Versions, options: &Options) -
     if let Some(rows) = &options.rows {
         suite.args(["--rows", rows]);
     }
-    execute(&mut suite)
-}
-
-/// Where cargo has put this program, and hence the others: `<target>/<profile>/xtask`.
-fn target_dir() -> Result<PathBuf> {
-    let own = env::current_exe().context("cannot tell where this program is")?;
-    let dir = own.ancestors().nth(2).context("this program is not in a target directory")?;
-    Ok(dir.to_owned())
-}
-
-fn execute(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot run {:?}", command.get_program()))?;
-    if !status.success() {
-        bail!("{:?} failed ({status})", command.get_program());
-    }
-    Ok(())
+    cargo::run(&mut suite)
 }

@@ -1,11 +1,14 @@
 //! `cargo xtask`: what developers and the Makefile do besides cargo's own verbs.
 //!
 //! Progress goes to stderr; stdout carries only the answer (a directory), so that `dir=$(cargo xtask kubernetes)` works.
-//! The upstream binaries come from [`upstream`], the comparison with etcd and kine from [`bench`].
+//! The upstream binaries come from [`upstream`], the comparisons with etcd and kine from [`bench`]
+//! and [`differential`].
 //! Nothing here is part of the product.
 
 mod bench;
 mod cache;
+mod cargo;
+mod differential;
 mod download;
 mod go;
 mod python;
@@ -37,6 +40,9 @@ enum Task {
     Upstream,
     /// Measure ours beside real etcd and real kine-SQLite, in one run
     Bench(bench::Options),
+    /// Run random programs on ours and on a real etcd, and show the first answer that differs
+    #[command(disable_help_flag = true)]
+    Differential(differential::Options),
 }
 
 #[derive(Args)]
@@ -62,6 +68,7 @@ fn main() -> Result<()> {
         Task::Peers => print_dir(upstream::build(&cache, &versions, &["etcd", "kine"])?),
         Task::Upstream => print_dir(upstream::for_tests(&cache, &versions, &root)?),
         Task::Bench(options) => bench::run(&root, &cache, &versions, &options),
+        Task::Differential(options) => differential::run(&root, &cache, &versions, &options),
     }
 }
 
