@@ -12,6 +12,7 @@ pub mod auth;
 pub mod auto_compaction;
 pub mod backend;
 pub mod bbolt;
+pub mod budget;
 pub mod config;
 pub mod embed;
 pub mod flags;
@@ -26,6 +27,5 @@ pub mod store;
 pub mod txn;
 pub mod watch;
 
-mod budget;
 mod cache;
 mod describe;

@@ -5,7 +5,7 @@
 //! the store last.
 
 mod frames;
-mod gateway;
+pub mod gateway;
 mod http;
 mod measured;
 mod pings;

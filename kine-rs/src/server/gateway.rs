@@ -8,7 +8,7 @@ pub mod websocket;
 
 mod paths;
 mod transcode;
-mod wire;
+pub mod wire;
 
 use super::http::{JSON, answer};
 use super::measured::Received;

@@ -12,8 +12,8 @@ use serde_json::Deserializer;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-/// A flag for compression and the length.
-const HEADER_BYTES: usize = 5;
+/// A flag for compression and the length, before each message.
+pub const HEADER_BYTES: usize = 5;
 
 /// The JSON values of a body, one after the other.
 pub struct Values {
@@ -50,7 +50,8 @@ impl Values {
         }
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    /// The next message, as gRPC frames it.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = self.take()? {
                 return Ok(Some(message));
