@@ -19,8 +19,9 @@ DATA_DIR ?= $(CURDIR)/.run
 BIN_DIR ?=
 # More arguments for `k0s controller`.
 ARGS ?=
-# make fuzz: how long each target runs.
+# How long each fuzz target runs: in make fuzz, and in make test.
 FUZZ_SECONDS ?= 20
+FUZZ_TEST_SECONDS ?= 15
 
 # cargo-deny is compiled once, into the cache.
 CARGO_DENY_VERSION := 0.20.2
@@ -58,7 +59,7 @@ build: mine
 test: check lint deny upstream build unit
 
 check:
-	@xtask/prerequisites.sh --install rust gcc go curl python
+	@xtask/prerequisites.sh --install rust gcc c++ go curl python
 
 lint: check mine
 	cargo fmt --all --check
@@ -79,6 +80,7 @@ upstream: check mine
 #                     etcd, etcdctl, etcdutl, kine (the Go one), and clients: go-client, python/bin/python
 #   K0S_TEST_K0S      our k0s
 #   K0S_TEST_KINE     our kine
+# What a fuzz target finds fails the run, but hides nothing: it comes after the tests, and before the summary.
 unit: upstream build
 	@export K0S_TEST_BIN_DIR=$$(cargo xtask upstream)
 	export K0S_TEST_K0S="$(RELEASE)/k0s" K0S_TEST_KINE="$(RELEASE)/kine"
@@ -86,7 +88,10 @@ unit: upstream build
 	trap 'rm -f "$$log"' EXIT
 	status=0
 	cargo test --locked --workspace --no-fail-fast </dev/null 2>&1 | tee "$$log" || status=$$?
+	fuzz/run.sh --same "$(FUZZ_TEST_SECONDS)" 2>&1 | tee -a "$$log" || status=$$?
 	awk '/^test result: / { suites++; passed += $$4; failed += $$6; ignored += $$8 }
+	     /^fuzz: .*, nothing found$$/ { suites++; passed++ }
+	     /^fuzz: .* FOUND something/ { suites++; failed++ }
 	     END { printf "\n%d suites\ntest result: %s. %d passed; %d failed; %d ignored\n",
 	                  suites, (failed || '$$status') ? "FAILED" : "ok", passed, failed, ignored }' "$$log"
 	exit "$$status"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks that the named tools are there and new enough, and says what to install where they are not.
-# Usage: xtask/prerequisites.sh [--install] TOOL...   (rust, go, gcc, curl, python)
+# Usage: xtask/prerequisites.sh [--install] TOOL...   (rust, go, gcc, c++, curl, python)
 # With --install, what Debian packages is installed with apt-get first (as root only).
 # Called by the Makefile before anything can be compiled, hence not a part of xtask itself.
 set -uo pipefail
@@ -39,6 +39,11 @@ check_gcc() {
     complain "gcc; it compiles SQLite and the TLS library" "apt-get install gcc libc6-dev"
 }
 
+check_cxx() {
+    command -v c++ >/dev/null && return
+    complain "c++; it compiles the fuzzer" "apt-get install g++"
+}
+
 check_curl() {
     command -v curl >/dev/null && return
     complain "curl; it fetches release binaries" "apt-get install curl"
@@ -58,6 +63,7 @@ install_with_apt() {
         case $tool in
             gcc | curl) command -v "$tool" >/dev/null || packages+=("$tool") ;;
             python) has_python || packages+=(python3-venv) ;;
+            c++) command -v c++ >/dev/null || packages+=(g++) ;;
         esac
     done
     [ ${#packages[@]} -eq 0 ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null && return
@@ -71,6 +77,6 @@ if [ "${1:-}" = --install ]; then
     install_with_apt "$@" </dev/null
 fi
 for tool in "$@"; do
-    "check_$tool"
+    "check_${tool//+/x}"
 done
 exit "$missing"
