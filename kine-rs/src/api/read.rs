@@ -8,7 +8,7 @@
 use super::Api;
 use super::error::{COMPACTED, FUTURE};
 use super::kv::blocking;
-use super::reply::{Held, Long, LongBody, Message, Source};
+use super::reply::{Held, Long, LongBody, Message, Rows, Source};
 use crate::apply::{range_bytes, txn_bytes};
 use crate::auth::{Caller, permit};
 use crate::budget::{Taken, UNCOUNTED_BYTES_MAX};
@@ -181,7 +181,7 @@ impl Api {
         if request.sort_target != SortTarget::Key as i32 && !request.count_only {
             return self.sorted_stream_reply(caller, request, nothing).await;
         }
-        let (view, pin) = self.store.pin(Some(PIN_MAX));
+        let view = self.store.view();
         permit::range(&view, caller, &request)?;
         let revision = read_revision::<ReadError>(&view, request.revision)?;
         let chunks = Chunks {
@@ -195,7 +195,8 @@ impl Api {
         };
         // The later messages may need more: see `Writing`.
         let taken = self.store.replies().take(Message::default().writing_bytes()).await?;
-        let source = Source { store: self.store.clone(), view, pin, messages: Box::new(chunks) };
+        let rows = Rows::Until { revision };
+        let source = Source { store: self.store.clone(), view, rows, messages: Box::new(chunks) };
         Ok(written_in_pieces(source, taken, nothing))
     }
 
@@ -265,7 +266,7 @@ impl Api {
                     }
                 };
                 let messages = Box::new(std::iter::once(message));
-                let source = Source { store: self.store.clone(), view, pin, messages };
+                let source = Source { store: self.store.clone(), view, rows: Rows::Pinned(pin), messages };
                 let mut response = written_in_pieces(source, taken, head);
                 response.extensions_mut().insert(outline);
                 Ok(response)

@@ -8,6 +8,7 @@
 //! `read` makes both; they travel in the extensions of a response to `server`, which sends them. What fits and who waits is
 //! decided there and in `budget`, not here.
 
+use super::error::COMPACTED;
 use crate::backend::{Pin, PinLost};
 use crate::bbolt::etcd::KeyValueLen;
 use crate::budget::Taken;
@@ -174,12 +175,22 @@ fn record_len(key_len: usize, version: &Version, shown: Shown) -> usize {
 pub struct Source {
     pub store: Store,
     pub view: ReadView,
-    pub pin: Pin,
+    pub rows: Rows,
     pub messages: Box<dyn Iterator<Item = Message> + Send>,
+}
+
+/// What keeps the rows of a reply from being compacted away.
+pub enum Rows {
+    /// They stay until it is written.
+    Pinned(Pin),
+    /// They stay while a message is made, which is made whole; once this revision is compacted there is none, as from etcd.
+    Until { revision: i64 },
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Failed {
+    #[error("{COMPACTED}")]
+    Compacted,
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -199,11 +210,27 @@ struct Writing {
 }
 
 impl Writing {
-    /// The next piece; empty at the end. Blocks.
+    /// The next piece, of one message; empty at the end. Blocks.
     fn piece(&mut self) -> Result<Bytes, Failed> {
-        self.source.pin.touch()?;
+        match &self.source.rows {
+            Rows::Pinned(pin) => {
+                pin.touch()?;
+                self.write(PIECE_BYTES)
+            }
+            Rows::Until { revision } => {
+                let (newest, _pin) = self.source.store.pin(None);
+                if newest.compact_revision > *revision {
+                    return Err(Failed::Compacted);
+                }
+                self.write(usize::MAX)
+            }
+        }
+    }
+
+    /// Writes up to about `bytes_max`, or to the end of the message.
+    fn write(&mut self, bytes_max: usize) -> Result<Bytes, Failed> {
         let mut piece = BytesMut::with_capacity(PIECE_BYTES);
-        while piece.len() < PIECE_BYTES {
+        while piece.len() < bytes_max {
             let before = piece.len();
             match self.parts.front_mut() {
                 Some(Part::Bytes(bytes)) => {
@@ -216,9 +243,14 @@ impl Writing {
                     }
                 }
                 None if self.left > 0 => return Err(Failed::Length(self.left)),
+                None if !piece.is_empty() => break,
                 None => match self.source.messages.next() {
                     Some(message) => {
-                        self.held.grow(message.writing_bytes());
+                        let whole = match self.source.rows {
+                            Rows::Pinned(_) => 0,
+                            Rows::Until { .. } => SEND_BUFFER_BYTES + message.len,
+                        };
+                        self.held.grow(message.writing_bytes().max(whole));
                         piece.put_u8(0);
                         piece.put_u32(u32::try_from(message.len).expect("the length was checked"));
                         (self.left, self.parts) = (message.len, message.parts);
@@ -241,7 +273,7 @@ fn write_key_values(
     piece: &mut BytesMut,
 ) -> Result<bool, ReadError> {
     let shown = versions.shown();
-    let mut room = PIECE_BYTES.saturating_sub(piece.len());
+    let mut room = PIECE_BYTES - piece.len() % PIECE_BYTES;
     let taken = versions.take(&source.view, |key, version| {
         let record = record_len(key.len(), version, shown);
         let fits = record <= room;
@@ -308,6 +340,11 @@ impl http_body::Body for Long {
                     self.state = State::Done;
                     let piece = match piece {
                         Ok(piece) => piece,
+                        Err(Failed::Compacted) => {
+                            let mut trailers = HeaderMap::new();
+                            Status::out_of_range(COMPACTED).add_header(&mut trailers)?;
+                            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                        }
                         Err(error) => {
                             tracing::warn!(%error, "a reply was broken off");
                             return Poll::Ready(Some(Err(Status::unavailable(error.to_string()))));

@@ -270,3 +270,36 @@ async fn a_transaction_that_writes_returns_only_what_fits_in_memory() {
     assert_eq!(deleted.into_inner().deleted, fitting as i64 + 2);
     server.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_revision_is_compacted_does_not_hold_that_up_and_ends_as_from_etcd() {
+    const BYTES: usize = 10 << 10;
+    let server = Inside::on_disk(Config::default());
+    let mut kv = connect(&server).await;
+    let put = |n: usize| {
+        let put = PutRequest {
+            key: format!("k{n:05}").into(),
+            value: vec![n as u8; BYTES].into(),
+            ..Default::default()
+        };
+        RequestOp { request: Some(Op::RequestPut(put)) }
+    };
+    for first in (0..1_000).step_by(100) {
+        let success = (first..first + 100).map(put).collect();
+        kv.txn(TxnRequest { success, ..Default::default() }).await.expect("put");
+    }
+    let mut stream = kv.range_stream(everything()).await.expect("answered").into_inner();
+    stream.message().await.expect("no error").expect("it has begun");
+    let other = PutRequest { key: "other".into(), ..Default::default() };
+    let revision = kv.put(other).await.expect("put").into_inner().header.expect("a header").revision;
+    kv.compact(CompactionRequest { revision, physical: true }).await.expect("it waits for nobody");
+    let refused = loop {
+        match stream.message().await {
+            Ok(message) => assert!(message.is_some(), "the stream has come to its end"),
+            Err(status) => break status,
+        }
+    };
+    let expected = (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");
+    assert_eq!((refused.code(), refused.message()), expected);
+    server.stop();
+}
