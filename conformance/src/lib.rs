@@ -20,6 +20,7 @@ pub mod session;
 pub mod shell;
 pub mod shrink;
 pub mod streams;
+pub mod suite;
 pub mod symbol;
 pub mod told;
 pub mod transcript;

@@ -13,6 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::cache::{self, Cache};
+use crate::patched::{self, Patched};
 use crate::versions::{GoToolchain, Group};
 
 const INSTALL_GO: &str = "install it from https://go.dev/dl/ and put its bin directory on PATH, or give official binaries \
@@ -48,24 +49,27 @@ impl Go {
         let name = format!("{}-{}", group.name, self.key(group)?);
         cache.entry(&name, |dir| {
             let total = group.packages.len();
+            let patched = Patched::new(group, dir)?;
             eprintln!("building {} {} with {}", group.module, group.version, self.identity);
             for (done, (binary, package)) in group.packages.iter().enumerate() {
                 let start = Instant::now();
                 eprint!("  [{}/{total}] {binary} ... ", done + 1);
                 let status = go_command()
                     .current_dir(&group.dir)
-                    .args(["build", "-mod=readonly", "-trimpath"])
+                    .args(if group.tests { &["test", "-c"][..] } else { &["build"] })
+                    .args(["-mod=readonly", "-trimpath"])
+                    .args(patched.as_ref().map(Patched::argument))
                     .args(["-tags", &group.tags.join(","), "-ldflags", &group.ldflags(), "-o"])
                     .args([&dir.join(binary), Path::new(package)])
                     .env("CGO_ENABLED", if group.cgo { "1" } else { "0" })
                     .status()
-                    .context("cannot run `go build`")?;
+                    .context("cannot run `go`")?;
                 if !status.success() {
-                    bail!("`go build {package}` in {} failed ({status})", group.dir.display());
+                    bail!("building {package} in {} failed ({status})", group.dir.display());
                 }
                 eprintln!("{} s", start.elapsed().as_secs());
             }
-            Ok(())
+            patched.map_or(Ok(()), |patched| patched.keep(&group.data))
         })
     }
 
@@ -83,6 +87,8 @@ impl Go {
         let (go_mod, go_sum) = (read("go.mod")?, read("go.sum")?);
         let mut parts: Vec<&[u8]> = vec![&go_mod, &go_sum, recipe.as_bytes()];
         parts.extend(sources.iter().flat_map(|(name, content)| [name.as_encoded_bytes(), content]));
+        let patches = patched::key(group)?;
+        parts.extend(patches.iter().map(Vec::as_slice));
         Ok(cache::key(&parts))
     }
 }
@@ -100,12 +106,12 @@ fn sources(dir: &Path) -> Result<BTreeMap<OsString, Vec<u8>>> {
     Ok(sources)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// `go` that uses neither another toolchain than the one on PATH nor settings that would change what it builds.
-fn go_command() -> Command {
+pub fn go_command() -> Command {
     let mut go = Command::new("go");
     go.env("GOTOOLCHAIN", "local").env("GOWORK", "off").env("GOFLAGS", "");
     for platform in ["GOOS", "GOARCH", "GOAMD64", "GOARM64", "GOEXPERIMENT"] {

@@ -11,7 +11,9 @@ mod cargo;
 mod differential;
 mod download;
 mod go;
+mod patched;
 mod python;
+mod suites;
 mod upstream;
 mod versions;
 
@@ -36,13 +38,16 @@ enum Task {
     Kubernetes(Kubernetes),
     /// Build what tests and benchmarks compare us with (etcd, etcdctl, etcdutl, Go kine) and print the directory
     Peers,
-    /// Build all of it and the clients that tests ask servers with, and print one directory with every program
+    /// Build all of it, and the clients and test suites that tests run, and print one directory with every program
     Upstream,
     /// Measure ours beside real etcd and real kine-SQLite, in one run
     Bench(bench::Options),
     /// Run random programs on ours and on a real etcd, and show the first answer that differs
     #[command(disable_help_flag = true)]
     Differential(differential::Options),
+    /// Run the test suites of Kubernetes' storage and of etcd on ours
+    #[command(disable_help_flag = true)]
+    Suites(suites::Options),
 }
 
 #[derive(Args)]
@@ -69,6 +74,7 @@ fn main() -> Result<()> {
         Task::Upstream => print_dir(upstream::for_tests(&cache, &versions, &root)?),
         Task::Bench(options) => bench::run(&root, &cache, &versions, &options),
         Task::Differential(options) => differential::run(&root, &cache, &versions, &options),
+        Task::Suites(options) => suites::run(&root, &cache, &versions, &options),
     }
 }
 

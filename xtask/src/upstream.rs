@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::cache::{self, Cache};
 use crate::go::Go;
+use crate::patched::DATA;
 use crate::python;
 use crate::versions::Versions;
 
@@ -25,7 +26,8 @@ pub fn build(cache: &Cache, versions: &Versions, groups: &[&str]) -> Result<Path
 /// Directory with everything that tests start besides our own executables.
 pub fn for_tests(cache: &Cache, versions: &Versions, root: &Path) -> Result<PathBuf> {
     let go = Go::find(&versions.go)?;
-    let mut shown = links(&go, cache, versions, &["kubernetes", "etcd", "kine", "go-client"])?;
+    let groups = ["kubernetes", "etcd", "kine", "go-client", "kubernetes-suites"];
+    let mut shown = links(&go, cache, versions, &groups)?;
     shown.push(("python".to_owned(), python::build(cache, &root.join("conformance/clients/python"))?));
     show(cache, "tests", &shown)
 }
@@ -35,7 +37,9 @@ fn links(go: &Go, cache: &Cache, versions: &Versions, groups: &[&str]) -> Result
     for name in groups {
         let group = versions.group(name)?;
         let dir = go.build(cache, group)?;
-        links.extend(group.packages.keys().map(|binary| (binary.clone(), dir.join(binary))));
+        let data = (!group.data.is_empty()).then(|| DATA.to_owned());
+        let names = group.packages.keys().cloned().chain(data);
+        links.extend(names.map(|name| (name.clone(), dir.join(name))));
     }
     Ok(links)
 }

@@ -38,6 +38,15 @@ pub struct Group {
     pub cgo: bool,
     pub tags: Vec<String>,
     ldflags: Vec<String>,
+    /// The binaries are the packages' tests.
+    #[serde(default)]
+    pub tests: bool,
+    /// File of `module` -> file in `dir` that is compiled instead, or nothing for one that is left out.
+    #[serde(default)]
+    pub patches: BTreeMap<String, String>,
+    /// Directories of `module` that the tests read, kept beside the binaries.
+    #[serde(default)]
+    pub data: Vec<String>,
     /// Name of the binary -> Go package.
     pub packages: BTreeMap<String, String>,
     pub download: Option<Download>,
