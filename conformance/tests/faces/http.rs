@@ -90,7 +90,11 @@ fn debugging_says_nothing_of_this_process() {
     // etcd tells its command line here, to anybody.
     let (ports, faces) = (Ports::new(), etcds());
     let _running = faces[1].start(ports, &["--enable-pprof", "--log-level=debug"]);
-    for path in ["/debug/vars", "/debug/pprof/", "/debug/pprof/cmdline", "/debug/requests"] {
+    let variables: serde_json::Value =
+        serde_json::from_str(&get(ports.client(), "/debug/vars").body).expect("JSON");
+    let told: Vec<&String> = variables.as_object().expect("an object").keys().collect();
+    assert_eq!(told, ["file_descriptor_limit"]);
+    for path in ["/debug/pprof/", "/debug/pprof/cmdline", "/debug/requests"] {
         assert_eq!(get(ports.client(), path).status, 404, "{path}");
     }
 }
