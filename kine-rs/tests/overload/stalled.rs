@@ -156,12 +156,13 @@ async fn requests_arrive(stall_max: Duration) -> (Inside, KvClient<Channel>, Cli
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_do_not_fit_in_memory_are_refused() {
-    let (server, kv, half) = requests_arrive(NEVER).await;
-    // The halves arrive beside this connection.
+    let (server, kv, mut half) = requests_arrive(NEVER).await;
+    // The halves arrive beside this connection, and one that meets a put may be refused itself.
     let refusal = loop {
         if let Err(status) = put(kv.clone(), 300 << 10).await {
             break status;
         }
+        half_a_put(&mut half, 500 << 10);
     };
     assert_eq!((refusal.code(), refusal.message()), (Code::ResourceExhausted, TOO_MANY));
     put(kv.clone(), 1 << 10).await.expect("small ones are not counted");
