@@ -4,6 +4,7 @@
 #![no_main]
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use conformance::command::Command;
@@ -11,6 +12,7 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use kine_rs::budget::Budget;
 use kine_rs::server::gateway::wire::{HEADER_BYTES, Values, to_json};
+use kine_rs::server::measured::Arrivals;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use prost::Message;
 use prost_reflect::MessageDescriptor;
@@ -18,13 +20,14 @@ use tokio::runtime::{self, Runtime};
 use tonic::Status;
 use tonic::body::Body;
 
-/// Nothing is ever waited for.
 static RUNTIME: LazyLock<Runtime> =
-    LazyLock::new(|| runtime::Builder::new_current_thread().build().expect("a runtime without a driver"));
+    LazyLock::new(|| runtime::Builder::new_current_thread().enable_time().build().expect("a runtime"));
 
 const SEEDS: u64 = 40;
 /// Of one value: enough for everything libFuzzer makes.
 const BYTES_MAX: usize = 1 << 20;
+/// Bodies are here before they are read: nothing is ever waited for.
+const STALL_MAX: Duration = Duration::from_secs(60);
 
 fuzz_target!(init: fuzz::write(SEEDS, request), |data: &[u8]| -> Corpus {
     let [kind, piece, body @ ..] = data else { return Corpus::Reject };
@@ -51,7 +54,12 @@ fn inputs() -> Vec<MessageDescriptor> {
 fn read(body: &[u8], piece: usize, input: &MessageDescriptor) -> Result<Vec<Bytes>, String> {
     let pieces = body.chunks(piece).map(|piece| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(piece))));
     let body = Body::new(StreamBody::new(tokio_stream::iter(pieces.collect::<Vec<_>>())));
-    let mut values = Values::new(body, input.clone(), BYTES_MAX, Budget::new(2 * BYTES_MAX, 1));
+    let arrivals = Arrivals {
+        budget: Budget::new(2 * BYTES_MAX, 0),
+        message_bytes_max: BYTES_MAX,
+        stall_max: STALL_MAX,
+    };
+    let mut values = Values::new(body, input.clone(), BYTES_MAX, &arrivals);
     RUNTIME.block_on(async {
         let mut messages = Vec::new();
         while let Some(message) = values.next().await.map_err(|status| status.message().to_owned())? {

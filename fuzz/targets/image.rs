@@ -85,6 +85,6 @@ fn image(program: &[Command]) -> Vec<u8> {
         (state.revision, state.next_location) = (revision, location + 1);
     }
     state.compact_revision = state.revision / 2;
-    state.take_garbage(usize::MAX, 0);
+    state.take_garbage(usize::MAX, state.compact_revision, 0);
     bytes_of(&state)
 }

@@ -212,7 +212,7 @@ fn write(opened: Opened) -> i64 {
     let before = opened.state.revision;
     let (mut machine, mut writer) = (Machine::new(opened.identity, opened.state), opened.writer);
     let put = PutRequest { key: NAMES[0].into(), value: "more".into(), ..PutRequest::default() };
-    let applied = machine.apply(&Caller::Nobody, Command::Put(put), &mut Stored(writer.as_mut()));
+    let applied = machine.apply(&Caller::Nobody, &Command::Put(put), &mut Stored(writer.as_mut()));
     assert!(applied.is_ok(), "a put of a short value is refused");
     writer.commit(&machine.take_batch()).expect("the batch is stored");
     assert_eq!(machine.state.revision, before + 1);

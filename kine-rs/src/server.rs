@@ -7,7 +7,7 @@
 mod frames;
 pub mod gateway;
 mod http;
-mod measured;
+pub mod measured;
 mod pings;
 mod requests;
 mod service;
