@@ -1,7 +1,6 @@
 //! Which certificates of clients are taken: signed by a trusted CA, not revoked, valid for an allowed name.
 
-use super::pinned::Pinned;
-use super::{TlsError, certificates, common_name};
+use super::{TlsError, certificates, common_name, pinned};
 use crate::config::Tls;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::verify_server_name;
@@ -35,17 +34,13 @@ pub fn verifier(
             .only_check_end_entity_revocation()
             .allow_unknown_revocation_status();
     }
-    let mut signed = builder.build().map_err(|error| failed(error.to_string()))?;
-    if options.client_crl_file.is_none() {
-        signed = Arc::new(Pinned { trusted, signed });
-    }
-    if options.client_hostnames.is_empty() && options.client_common_names.is_empty() {
-        return Ok(signed);
-    }
+    let signed = builder.build().map_err(|error| failed(error.to_string()))?;
+    // While revocations are checked the list alone does not count.
+    let pinned = if options.client_crl_file.is_none() { trusted } else { Vec::new() };
     let name =
         |name: &String| ServerName::try_from(name.clone()).map_err(|_| TlsError::Hostname(name.clone()));
     let hosts = options.client_hostnames.iter().map(name).collect::<Result<_, _>>()?;
-    Ok(Arc::new(Named { signed, hosts, common_names: options.client_common_names.clone() }))
+    Ok(Arc::new(Clients { signed, pinned, hosts, common_names: options.client_common_names.clone() }))
 }
 
 /// Lists in PEM, or one in DER.
@@ -57,16 +52,21 @@ fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>
     Ok(if lists.is_empty() { vec![CertificateRevocationListDer::from(bytes)] } else { lists })
 }
 
-/// What is signed must also be valid for one of the hosts, and have one of the common names; none listed: any.
+/// What is signed, or is pinned itself, must also be valid for one of the hosts, and have one of the common names; none
+/// listed: any.
 #[derive(Debug)]
-struct Named {
-    signed: Arc<dyn ClientCertVerifier>,
-    hosts: Vec<ServerName<'static>>,
-    common_names: Vec<String>,
+pub struct Clients {
+    pub signed: Arc<dyn ClientCertVerifier>,
+    pub pinned: Vec<CertificateDer<'static>>,
+    pub hosts: Vec<ServerName<'static>>,
+    pub common_names: Vec<String>,
 }
 
-impl Named {
+impl Clients {
     fn allows(&self, end_entity: &CertificateDer<'_>) -> Result<bool, Error> {
+        if self.hosts.is_empty() && self.common_names.is_empty() {
+            return Ok(true);
+        }
         let certificate = ParsedCertificate::try_from(end_entity)?;
         let valid_for = |name| verify_server_name(&certificate, name).is_ok();
         let named = || common_name(end_entity).is_some_and(|name| self.common_names.contains(&name));
@@ -75,14 +75,19 @@ impl Named {
     }
 }
 
-impl ClientCertVerifier for Named {
+impl ClientCertVerifier for Clients {
     fn verify_client_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.signed.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = if self.pinned.contains(end_entity) {
+            pinned::check(end_entity, now).map_err(Error::InvalidCertificate)?;
+            ClientCertVerified::assertion()
+        } else {
+            self.signed.verify_client_cert(end_entity, intermediates, now)?
+        };
         if self.allows(end_entity)? {
             Ok(verified)
         } else {

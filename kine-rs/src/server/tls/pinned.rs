@@ -1,65 +1,15 @@
 //! A certificate that is itself on the list of trusted ones is taken, though it is a CA's.
 //!
 //! Who makes one self-signed certificate for everything shows it as a client too. Go takes it; webpki never takes a CA for a
-//! client. What is not on the list, and everything while revocations are checked, is left to the verifier below.
+//! client. `clients` says which certificates are on the list.
 
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::CertificateError;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-#[derive(Debug)]
-pub struct Pinned {
-    pub trusted: Vec<CertificateDer<'static>>,
-    pub signed: Arc<dyn ClientCertVerifier>,
-}
-
-impl ClientCertVerifier for Pinned {
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        if !self.trusted.contains(end_entity) {
-            return self.signed.verify_client_cert(end_entity, intermediates, now);
-        }
-        check(end_entity, now).map_err(Error::InvalidCertificate)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.signed.root_hint_subjects()
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signed.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signed.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signed.supported_verify_schemes()
-    }
-}
-
 /// Valid now, and for clients if it says for what at all.
-fn check(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
+pub fn check(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
     let (_, certificate) =
         X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
     let seconds = i64::try_from(now.as_secs()).map_err(|_| CertificateError::Expired)?;
@@ -79,10 +29,13 @@ fn check(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Certific
 
 #[cfg(test)]
 mod tests {
+    use super::super::clients::Clients;
     use super::*;
     use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd};
-    use rustls::RootCertStore;
     use rustls::server::WebPkiClientVerifier;
+    use rustls::server::danger::ClientCertVerifier;
+    use rustls::{Error, RootCertStore};
+    use std::sync::Arc;
     use std::time::Duration;
 
     fn certificate(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
@@ -97,7 +50,8 @@ mod tests {
         roots.add(trusted.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let signed = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-        let pinned = Pinned { trusted: vec![trusted.clone()], signed };
+        let pinned =
+            Clients { signed, pinned: vec![trusted.clone()], hosts: Vec::new(), common_names: Vec::new() };
         let now = UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000));
         pinned.verify_client_cert(shown, &[], now).map(drop)
     }
