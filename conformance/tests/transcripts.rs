@@ -36,7 +36,7 @@ macro_rules! transcripts {
 
 transcripts! {
     [etcd: Etcd, sqlite: KineSqlite, memory: KineMemory]:
-        alarm compaction compaction_fresh delete errors hash kubernetes lease lease_expiry limits maintenance put quota
+        alarm compaction compaction_fresh delete errors hash hash_empty kubernetes lease lease_expiry limits maintenance put quota
         range range_sort range_stream restart txn txn_compare txn_duplicate txn_limits txn_nested watch watch_fragment
         watch_ids watch_interval watch_past watch_progress;
     [etcd: Etcd, sqlite: KineSqlite, memory: KineMemory]: auth;

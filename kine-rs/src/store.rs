@@ -16,6 +16,7 @@ use crate::lease::Lessor;
 use crate::metrics::Metrics;
 use crate::metrics::requests::{Applied, Kind};
 use crate::metrics::rows::{MeasuredReader, MeasuredWriter, Slow};
+use crate::mvcc::hash::Hasher;
 use crate::mvcc::{ReadView, State, Version};
 use crate::rows::{ReadError, RowReader, RowWriter, Size};
 use crate::watch::{Hub, HubHandle, Memory};
@@ -260,7 +261,7 @@ impl Store {
 
     /// The hash of what a view has up to a revision; blocks. The view is `pin`'s.
     pub fn hash(&self, view: &State, revision: i64, pin: &Pin) -> Result<u32, HashError> {
-        crate::backend::hash(view, revision, pin, self.inner.reader.as_ref())
+        crate::backend::hash(Hasher::new(view, revision), pin, self.inner.reader.as_ref())
     }
 
     /// The compaction to exactly this revision, if the hash from before it is known or will be.

@@ -36,9 +36,8 @@ pub enum HashError {
     Lost(#[from] PinLost),
 }
 
-/// The hash of what `view` has up to a revision. Blocks; `pin` was given before the view was loaded.
-pub fn hash(view: &State, revision: i64, pin: &Pin, reader: &dyn RowReader) -> Result<u32, HashError> {
-    let mut hasher = Hasher::new(view, revision);
+/// The hash of all rows that `hasher` takes. Blocks; `pin` was given before its state was loaded.
+pub fn hash(mut hasher: Hasher, pin: &Pin, reader: &dyn RowReader) -> Result<u32, HashError> {
     let mut from = ScanFrom::Revision(0);
     loop {
         pin.touch()?;
@@ -115,7 +114,7 @@ impl Hashing {
         let run = move || {
             yield_to_others();
             let Before { state, pin, revision } = before;
-            match self::hash(&state, revision, &pin, reader.as_ref()) {
+            match self::hash(Hasher::compacting(&state, revision), &pin, reader.as_ref()) {
                 // Nobody has asked.
                 Ok(hash) => drop(found.send(hash)),
                 Err(error) => tracing::debug!(%error, revision, "no hash of what was compacted"),

@@ -15,7 +15,7 @@ const BUCKET: &[u8] = b"key";
 pub struct Hasher<'a> {
     state: &'a State,
     upto: i64,
-    /// No key lives at `upto`: etcd then skips nothing that it still stores.
+    /// Nothing that compaction to `upto` would keep: etcd then skips nothing that it still stores.
     empty: bool,
     crc: u32,
     buffer: Vec<u8>,
@@ -26,6 +26,12 @@ impl<'a> Hasher<'a> {
     pub fn new(state: &'a State, upto: i64) -> Self {
         let empty = state.count(Span::ALL, upto) == 0;
         Hasher { state, upto, empty, crc: crc32c::crc32c(BUCKET), buffer: Vec::new() }
+    }
+
+    /// The same for the hash that etcd takes while it compacts `state` to `upto`. That keeps the tombstones of `upto`, and
+    /// there are some where no key lives.
+    pub fn compacting(state: &'a State, upto: i64) -> Self {
+        Hasher { empty: false, ..Hasher::new(state, upto) }
     }
 
     /// Takes the next row in order; false once all that counts has been taken.
