@@ -77,6 +77,30 @@ impl ValueCache {
         Ok(values)
     }
 
+    /// Shows the values of `versions` that are not empty, each with its place: those that are cached, then the others, which
+    /// `visit_missing` shows and which are not kept.
+    pub fn visit<E>(
+        &self,
+        versions: &[Version],
+        mut each: impl FnMut(usize, &[u8]),
+        visit_missing: impl FnOnce(&[Version], &mut dyn FnMut(usize, &[u8])) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (mut missing, mut places) = (Vec::new(), Vec::new());
+        for (at, version) in versions.iter().enumerate().filter(|(_, version)| version.value_len > 0) {
+            match self.get(version.location) {
+                Some(value) => each(at, &value),
+                None => {
+                    missing.push(*version);
+                    places.push(at);
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        visit_missing(&missing, &mut |at, value| each(places[at], value))
+    }
+
     pub fn get(&self, location: Location) -> Option<Bytes> {
         let mut shard = self.shard(location);
         let slot = shard.slots.get_mut(&location)?;

@@ -146,7 +146,14 @@ pub trait RowWriter: Send {
 
 /// Readers of a backend, used by many threads at once.
 pub trait RowReader: Send + Sync {
-    fn load(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError>;
+    /// Shows the values that are not empty, in any order, each with the place of its version.
+    fn visit(&self, versions: &[Version], each: &mut dyn FnMut(usize, &[u8])) -> Result<(), ReadError>;
+    /// The values in the order of their versions.
+    fn load(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
+        let mut values = vec![Bytes::new(); versions.len()];
+        self.visit(versions, &mut |at, value| values[at] = Bytes::copy_from_slice(value))?;
+        Ok(values)
+    }
     /// Up to `rows_max` rows, and not many more than `bytes_max` of values, from the first row at or above `from`.
     fn scan(&self, from: ScanFrom, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, ReadError>;
     /// As `scan`, without the values: `version.value_len` has their length.

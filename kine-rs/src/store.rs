@@ -279,9 +279,14 @@ impl Store {
         self.inner.cache.load(versions, |missing| self.inner.reader.load(missing))
     }
 
-    /// The same for one of many steps of a long read, which must not push out what is read more often; blocks.
-    pub fn values_in_passing(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
-        self.inner.cache.look_up(versions, |missing| self.inner.reader.load(missing))
+    /// Shows the values that are not empty, in any order, each with the place of its version; blocks. For one of many steps of
+    /// a long read: it must not push out what is read more often.
+    pub fn visit_values(
+        &self,
+        versions: &[Version],
+        each: impl FnMut(usize, &[u8]),
+    ) -> Result<(), ReadError> {
+        self.inner.cache.visit(versions, each, |missing, each| self.inner.reader.visit(missing, each))
     }
 
     async fn ask<T>(&self, proposal: impl FnOnce(oneshot::Sender<T>) -> Proposal) -> Result<T, ProposeError> {

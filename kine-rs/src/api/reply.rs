@@ -13,14 +13,13 @@ use crate::backend::{Pin, PinLost};
 use crate::bbolt::etcd::KeyValueLen;
 use crate::budget::Taken;
 use crate::mvcc::range::{Plan, Shown, Versions};
-use crate::mvcc::{ReadView, Version};
+use crate::mvcc::{Location, ReadView, Version};
 use crate::rows::ReadError;
 use crate::store::Store;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::task::AtomicWaker;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
-use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use proto::etcdserverpb::{RangeResponse, ResponseHeader};
 use std::collections::VecDeque;
@@ -95,7 +94,7 @@ impl Message {
         let shown = versions.shown();
         let (mut len, mut value_bytes_max) = (0, 0);
         versions.each(view, |key, version| {
-            let record = record_len(key.len(), version, shown);
+            let record = record(key.len(), version, shown).encoded_len();
             len += key_len(KVS) + encoded_len_varint(record as u64) + record;
             value_bytes_max = value_bytes_max.max(version.value_len as usize);
             seen(key);
@@ -158,17 +157,16 @@ impl Part {
     }
 }
 
-/// Length of a version's KeyValue.
-fn record_len(key_len: usize, version: &Version, shown: Shown) -> usize {
-    let lengths = KeyValueLen {
+/// A version's KeyValue, without its key and value.
+fn record(key_len: usize, version: &Version, shown: Shown) -> KeyValueLen {
+    KeyValueLen {
         key_len,
         create_revision: version.create_revision,
         mod_revision: version.mod_revision,
         version: version.version,
         value_len: if shown.value { version.value_len as usize } else { 0 },
         lease: if shown.lease { version.lease } else { 0 },
-    };
-    lengths.encoded_len()
+    }
 }
 
 /// Where a long reply comes from: its messages, one after the other, and the view they are found on.
@@ -197,6 +195,8 @@ enum Failed {
     Slow(#[from] PinLost),
     #[error("{0} bytes of the message are missing")]
     Length(usize),
+    #[error("the value of row {0} is not as long as its index says")]
+    Value(Location),
 }
 
 /// A reply under way.
@@ -266,35 +266,41 @@ impl Writing {
     }
 }
 
-/// Appends key-values up to about a piece; false: there were no more.
-fn write_key_values(
-    source: &Source,
-    versions: &mut Versions,
-    piece: &mut BytesMut,
-) -> Result<bool, ReadError> {
+/// Appends key-values up to about a piece, one in any case; false: there were no more. First all but the values, and then
+/// these, in the order in which they are stored, each to its place.
+fn write_key_values(source: &Source, versions: &mut Versions, piece: &mut BytesMut) -> Result<bool, Failed> {
     let shown = versions.shown();
-    let mut room = PIECE_BYTES - piece.len() % PIECE_BYTES;
-    let taken = versions.take(&source.view, |key, version| {
-        let record = record_len(key.len(), version, shown);
-        let fits = record <= room;
-        room = room.saturating_sub(record);
-        fits
-    });
-    if taken.is_empty() {
-        return Ok(false);
-    }
-    let values = if shown.value {
-        let wanted: Vec<Version> = taken.iter().map(|(_, version)| *version).collect();
-        source.store.values_in_passing(&wanted)?
-    } else {
-        vec![Bytes::new(); taken.len()]
-    };
-    for ((key, version), value) in taken.into_iter().zip(values) {
+    let begin = piece.len();
+    let end = begin - begin % PIECE_BYTES + PIECE_BYTES;
+    let (mut wanted, mut places) = (Vec::new(), Vec::new());
+    versions.take(&source.view, |key, version| {
+        let record = record(key.len(), version, shown);
+        let len = record.encoded_len();
+        if piece.len() > begin && piece.len() + key_len(KVS) + encoded_len_varint(len as u64) + len > end {
+            return false;
+        }
         encode_key(KVS, WireType::LengthDelimited, piece);
-        let record = versions.key_value(key, version, value);
-        record.encode_length_delimited(piece).expect("the buffer grows");
+        encode_varint(len as u64, piece);
+        let place = record.encode_around(key, piece);
+        if !place.is_empty() {
+            wanted.push(*version);
+            places.push(place);
+        }
+        true
+    });
+    let mut wrong = None;
+    source.store.visit_values(&wanted, |at, value| {
+        let place = &mut piece[places[at].clone()];
+        if place.len() == value.len() {
+            place.copy_from_slice(value);
+        } else {
+            wrong = Some(wanted[at].location);
+        }
+    })?;
+    match wrong {
+        Some(location) => Err(Failed::Value(location)),
+        None => Ok(piece.len() > begin),
     }
-    Ok(true)
 }
 
 /// The body of a reply that is written in pieces, each made on a thread that may block.

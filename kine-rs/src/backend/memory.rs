@@ -64,8 +64,13 @@ impl RowWriter for Memory {
 }
 
 impl RowReader for Memory {
-    fn load(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
-        load(&self.rows, versions)
+    fn visit(&self, versions: &[Version], each: &mut dyn FnMut(usize, &[u8])) -> Result<(), ReadError> {
+        for (at, value) in load(&self.rows, versions)?.iter().enumerate() {
+            if !value.is_empty() {
+                each(at, value);
+            }
+        }
+        Ok(())
     }
 
     fn scan(&self, from: ScanFrom, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, ReadError> {

@@ -249,8 +249,8 @@ impl MeasuredReader {
 }
 
 impl RowReader for MeasuredReader {
-    fn load(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
-        self.run(&self.metrics.rows.load, || self.rows.load(versions))
+    fn visit(&self, versions: &[Version], each: &mut dyn FnMut(usize, &[u8])) -> Result<(), ReadError> {
+        self.run(&self.metrics.rows.load, || self.rows.visit(versions, each))
     }
 
     fn scan(&self, from: ScanFrom, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, ReadError> {

@@ -3,7 +3,7 @@
 //! Selects, filters, sorts and counts on the index alone; values are loaded last, only those that are returned (sorting by
 //! value loads all). Used alike by reads, by transactions and by compares, so a range means the same everywhere.
 
-use super::{Selection, State, Version, tree::Span};
+use super::{State, Version, tree::Span};
 use bytes::Bytes;
 use proto::etcdserverpb::{
     RangeRequest, RangeResponse, ResponseHeader, range_request::SortOrder, range_request::SortTarget,
@@ -264,18 +264,13 @@ impl Versions {
         }
     }
 
-    /// Takes the next versions: one in any case, and more while `fits` says so. Empty: that was all.
-    pub fn take(
-        &mut self,
-        state: &State,
-        mut fits: impl FnMut(&[u8], &Version) -> bool,
-    ) -> Vec<(Bytes, Version)> {
+    /// Uses the next versions up, until `took` did not take one: that one comes first the next time.
+    pub fn take(&mut self, state: &State, mut took: impl FnMut(&[u8], &Version) -> bool) {
         match self {
-            Versions::Walked(walk) => walk.take(state, fits),
+            Versions::Walked(walk) => walk.take(state, took),
             Versions::Listed(_, listed) => {
-                let fitting =
-                    listed.as_slice().iter().take_while(|(key, version)| fits(key, version)).count();
-                listed.take(fitting.max(1)).collect()
+                let taken = listed.as_slice().iter().take_while(|(key, version)| took(key, version)).count();
+                listed.by_ref().take(taken).for_each(drop);
             }
         }
     }
@@ -293,11 +288,6 @@ impl Versions {
                 size_of_val(listed) + listed.iter().map(|(key, _)| key.len()).sum::<usize>()
             }
         }
-    }
-
-    /// A version as the reply has it.
-    pub fn key_value(&self, key: Bytes, version: Version, value: Bytes) -> KeyValue {
-        key_value(self.request(), key, version, value)
     }
 
     fn request(&self) -> &RangeRequest {
@@ -323,29 +313,24 @@ impl Walk {
         }
     }
 
-    fn take(
-        &mut self,
-        state: &State,
-        mut fits: impl FnMut(&[u8], &Version) -> bool,
-    ) -> Vec<(Bytes, Version)> {
-        let mut taken = Selection::default();
+    fn take(&mut self, state: &State, mut took: impl FnMut(&[u8], &Version) -> bool) {
+        let (mut taken, mut next) = (0, None);
         self.each(state, |key, version| {
-            let fits = fits(key, &version);
-            if fits || taken.versions.is_empty() {
-                taken.push(key, version);
+            let took = took(key, &version);
+            if took {
+                taken += 1;
+            } else {
+                next = Some(Bytes::copy_from_slice(key));
             }
-            fits
+            took
         });
-        let (keys, versions) = taken.into_parts();
-        self.left -= versions.len();
-        match keys.last() {
-            // The end of a single key's range is only right for that key.
-            Some(last) if !self.request.range_end.is_empty() => {
-                self.request.key = [last, &[0][..]].concat().into()
+        match next {
+            Some(key) => {
+                self.left -= taken;
+                self.request.key = key;
             }
-            _ => self.left = 0,
+            None => self.left = 0,
         }
-        keys.into_iter().zip(versions).collect()
     }
 }
 

@@ -54,23 +54,33 @@ fn failed(error: rusqlite::Error) -> ReadError {
     ReadError::Io(error.to_string())
 }
 
-/// Loads values in location order, neighbours in one walk, and returns them in the order asked for.
+/// Values in the order asked for.
 pub(super) fn load(connection: &Connection, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
-    let mut out = vec![Bytes::new(); versions.len()];
+    let mut values = vec![Bytes::new(); versions.len()];
+    visit(connection, versions, &mut |at, value| values[at] = Bytes::copy_from_slice(value))?;
+    Ok(values)
+}
+
+/// Shows values in location order, neighbours in one walk.
+fn visit(
+    connection: &Connection,
+    versions: &[Version],
+    each: &mut dyn FnMut(usize, &[u8]),
+) -> Result<(), ReadError> {
     let mut order: Vec<usize> = (0..versions.len()).filter(|&at| versions[at].value_len > 0).collect();
     order.sort_unstable_by_key(|&at| versions[at].location);
     let near = |a: &usize, b: &usize| versions[*b].location - versions[*a].location <= GAP_MAX;
     for run in order.chunk_by(near) {
-        load_run(connection, versions, run, &mut out)?;
+        visit_run(connection, versions, run, each)?;
     }
-    Ok(out)
+    Ok(())
 }
 
-fn load_run(
+fn visit_run(
     connection: &Connection,
     versions: &[Version],
     run: &[usize],
-    out: &mut [Bytes],
+    each: &mut dyn FnMut(usize, &[u8]),
 ) -> Result<(), ReadError> {
     let location = |at: usize| versions[run[at]].location;
     let mut statement = connection
@@ -82,12 +92,8 @@ fn load_run(
         let found: u64 = row.get(0).map_err(failed)?;
         // Several requests may name one location.
         while next < run.len() && location(next) == found {
-            let value = row
-                .get_ref(1)
-                .map_err(failed)?
-                .as_blob()
-                .map_err(|error| ReadError::Io(error.to_string()))?;
-            out[run[next]] = Bytes::copy_from_slice(value);
+            let value = row.get_ref(1).map_err(failed)?.as_blob();
+            each(run[next], value.map_err(|error| ReadError::Io(error.to_string()))?);
             next += 1;
         }
     }
@@ -95,8 +101,8 @@ fn load_run(
 }
 
 impl RowReader for SqliteReader {
-    fn load(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
-        self.with(|connection| load(connection, versions))
+    fn visit(&self, versions: &[Version], each: &mut dyn FnMut(usize, &[u8])) -> Result<(), ReadError> {
+        self.with(|connection| visit(connection, versions, each))
     }
 
     fn scan(&self, from: ScanFrom, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, ReadError> {

@@ -1,6 +1,9 @@
-//! The key of a revision record, and the length of its value without building it.
+//! The key of a revision record, and its value without the key-value's own: how long it is, and all around it.
 
-use prost::encoding::encoded_len_varint;
+use std::ops::Range;
+
+use bytes::{BufMut, BytesMut};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 const SEPARATOR_AT: usize = 8;
 const SEPARATOR: u8 = b'_';
@@ -100,6 +103,32 @@ impl KeyValueLen {
             + bytes(self.value_len)
             + number(self.lease)
     }
+
+    /// Appends the record with zeros for its value, whose place it returns.
+    pub fn encode_around(&self, key: &[u8], buffer: &mut BytesMut) -> Range<usize> {
+        let number = |field, n: i64, buffer: &mut BytesMut| {
+            if n != 0 {
+                encode_key(field, WireType::Varint, buffer);
+                encode_varint(n as u64, buffer);
+            }
+        };
+        let head = |field, len: usize, buffer: &mut BytesMut| {
+            if len > 0 {
+                encode_key(field, WireType::LengthDelimited, buffer);
+                encode_varint(len as u64, buffer);
+            }
+        };
+        head(1, key.len(), buffer);
+        buffer.put_slice(key);
+        number(2, self.create_revision, buffer);
+        number(3, self.mod_revision, buffer);
+        number(4, self.version, buffer);
+        head(5, self.value_len, buffer);
+        let place = buffer.len()..buffer.len() + self.value_len;
+        buffer.put_bytes(0, self.value_len);
+        number(6, self.lease, buffer);
+        place
+    }
 }
 
 #[cfg(test)]
@@ -146,7 +175,7 @@ mod tests {
         }
 
         #[test]
-        fn a_length_is_that_of_the_message(
+        fn a_record_is_that_of_the_message_around_its_value(
             key in prop::collection::vec(any::<u8>(), 0..300),
             value in prop::collection::vec(any::<u8>(), 0..300),
             numbers in any::<[i64; 4]>(),
@@ -155,10 +184,14 @@ mod tests {
             let len = KeyValueLen {
                 key_len: key.len(), create_revision, mod_revision, version, value_len: value.len(), lease,
             };
+            let mut record = BytesMut::new();
+            let place = len.encode_around(&key, &mut record);
+            record[place].copy_from_slice(&value);
             let message = KeyValue {
                 key: key.into(), create_revision, mod_revision, version, value: value.into(), lease,
             };
             prop_assert_eq!(len.encoded_len(), message.encoded_len());
+            prop_assert_eq!(&record[..], message.encode_to_vec());
         }
     }
 }
