@@ -68,6 +68,8 @@ enum Workload {
     List,
     /// All of the prefix in one reply, thrown away as it comes
     ListAll,
+    /// The same in pages
+    ListPages,
     /// The same through RangeStream
     ListStream,
     /// count_only of the prefix
@@ -89,10 +91,10 @@ struct Load {
     /// Seconds before measuring starts
     #[arg(long, default_value = "1", value_parser = seconds)]
     warm_up: Duration,
-    /// Keys that `fill` has put (get, count, list-all, list-stream)
+    /// Keys that `fill` has put (get, count, list-all, list-pages, list-stream)
     #[arg(long, default_value_t = 10_000)]
     keys: u64,
-    /// Keys in a page (list)
+    /// Keys in a page (list, list-pages)
     #[arg(long, default_value_t = 500)]
     limit: i64,
     /// Number of the first key (create, put); give another one to load the same server again
@@ -223,8 +225,12 @@ impl Load {
                 let list = |client| List { kv: kv(client), prefix: prefix.clone(), limit: self.limit };
                 self.load(clients.map(list).collect()).await
             }
-            Workload::ListAll | Workload::ListStream => {
-                let way = if self.workload == Workload::ListAll { Way::Unary } else { Way::RangeStream };
+            workload @ (Workload::ListAll | Workload::ListPages | Workload::ListStream) => {
+                let way = match workload {
+                    Workload::ListPages => Way::Pages(self.limit),
+                    Workload::ListStream => Way::RangeStream,
+                    _ => Way::Unary,
+                };
                 let list = |client| ListAll {
                     connection: connection(client).clone(),
                     prefix: prefix.clone(),

@@ -112,8 +112,13 @@ impl Connection {
         LeaseClient::with_origin(self.clone(), origin())
     }
 
-    /// Calls a method and throws the answer away as it comes; how long it is. What decoding costs is not the server's.
-    pub async fn drain(&mut self, path: &'static str, message: &impl Message) -> Result<u64, Status> {
+    /// Calls a method and shows the bytes of the answer as they come. What decoding all of it costs is not the server's.
+    pub async fn call_raw(
+        &mut self,
+        path: &'static str,
+        message: &impl Message,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), Status> {
         let encoded = message.encode_to_vec();
         let framed = [&[0][..], &(encoded.len() as u32).to_be_bytes(), &encoded].concat();
         let request = Request::post(Uri::from_static(path))
@@ -123,14 +128,16 @@ impl Connection {
             .expect("the request is valid");
         let failed = |error: hyper::Error| Status::unavailable(error.to_string());
         let mut body = self.requests.send_request(request).await.map_err(failed)?.into_body();
-        let (mut bytes, mut status) = (0, None);
+        let mut status = None;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(failed)?;
-            bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if let Some(data) = frame.data_ref() {
+                each(data);
+            }
             status = status.or_else(|| frame.trailers_ref().and_then(Status::from_header_map));
         }
         match status {
-            Some(status) if status.code() == Code::Ok => Ok(bytes),
+            Some(status) if status.code() == Code::Ok => Ok(()),
             Some(status) => Err(status),
             None => Err(Status::unknown("the call ended without a status")),
         }

@@ -3,13 +3,16 @@
 //! Each type is a [`Caller`]: one client that sends one kind of request, and checks that the answer is the expected one (a
 //! lost race or an empty list would be fast for the wrong reason).
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{WireType, decode_key, decode_varint};
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::kv_client::KvClient;
 use proto::etcdserverpb::{
     Compare, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest,
-    RequestOp, TxnRequest, request_op::Request, response_op::Response,
+    RequestOp, ResponseHeader, TxnRequest, request_op::Request, response_op::Response,
 };
+use proto::mvccpb::KeyValue;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -18,6 +21,12 @@ use crate::endpoint::Connection;
 use crate::load::Caller;
 
 pub type Kv = KvClient<Connection>;
+
+/// Before a gRPC message: whether it is compressed, and its length.
+const MESSAGE_HEAD_BYTES: usize = 5;
+const RANGE_RESPONSE_HEADER: u32 = 1;
+const RANGE_RESPONSE_KVS: u32 = 2;
+const RANGE_RESPONSE_MORE: u32 = 3;
 
 /// What follows the last key that starts with `prefix`.
 pub fn prefix_end(prefix: &[u8]) -> Bytes {
@@ -211,17 +220,36 @@ pub struct ListAll {
     pub value_bytes: usize,
 }
 
+const RANGE: &str = "http://localhost/etcdserverpb.KV/Range";
+const RANGE_STREAM: &str = "http://localhost/etcdserverpb.KV/RangeStream";
+
 impl Caller for ListAll {
     async fn call(&mut self) -> Result<(), Status> {
         let range_end = prefix_end(self.prefix.as_bytes());
         let all = RangeRequest { key: self.prefix.clone().into(), range_end, ..RangeRequest::default() };
-        let bytes = match self.way {
-            Way::Unary => self.connection.drain("http://localhost/etcdserverpb.KV/Range", &all).await?,
-            Way::RangeStream => {
-                self.connection.drain("http://localhost/etcdserverpb.KV/RangeStream", &all).await?
+        let mut bytes = 0;
+        let mut count = |data: &[u8]| bytes += data.len() as u64;
+        match self.way {
+            Way::Unary => self.connection.call_raw(RANGE, &all, count).await?,
+            Way::RangeStream => self.connection.call_raw(RANGE_STREAM, &all, count).await?,
+            Way::Pages(limit) => {
+                let mut page = RangeRequest { limit, ..all };
+                // As kube-apiserver goes on: all pages at the revision of the first.
+                loop {
+                    let mut reply = Page::default();
+                    let read = |data: &[u8]| {
+                        count(data);
+                        reply.feed(data);
+                    };
+                    self.connection.call_raw(RANGE, &page, read).await?;
+                    if !reply.more {
+                        break;
+                    }
+                    page.key = [reply.last_key()?.as_ref(), &[0]].concat().into();
+                    page.revision = reply.revision()?;
+                }
             }
-            Way::Pages(limit) => self.pages(RangeRequest { limit, ..all }).await?,
-        };
+        }
         if bytes > self.keys * self.value_bytes as u64 {
             Ok(())
         } else {
@@ -230,17 +258,63 @@ impl Caller for ListAll {
     }
 }
 
-impl ListAll {
-    /// As kube-apiserver goes on: all pages at the revision of the first.
-    async fn pages(&self, mut page: RangeRequest) -> Result<u64, Status> {
-        let (mut kv, mut bytes) = (self.connection.kv(), 0);
-        loop {
-            let reply = kv.range(page.clone()).await?.into_inner();
-            bytes += reply.kvs.iter().map(|kv| (kv.key.len() + kv.value.len()) as u64).sum::<u64>();
-            let Some(last) = reply.kvs.last().filter(|_| reply.more) else { return Ok(bytes) };
-            page.key = [last.key.as_ref(), &[0]].concat().into();
-            page.revision = reply.header.map_or(0, |header| header.revision);
+/// What the next page needs of a reply, found while its bytes come and without keeping them.
+#[derive(Debug, Default)]
+struct Page {
+    /// From the first byte of a field on, until all of the field is there.
+    incomplete: BytesMut,
+    begun: bool,
+    header: Vec<u8>,
+    /// The last key-value so far.
+    last: Vec<u8>,
+    more: bool,
+}
+
+impl Page {
+    fn feed(&mut self, data: &[u8]) {
+        self.incomplete.extend_from_slice(data);
+        if !self.begun && self.incomplete.len() >= MESSAGE_HEAD_BYTES {
+            self.incomplete.advance(MESSAGE_HEAD_BYTES);
+            self.begun = true;
         }
+        while self.begun && self.field().is_some() {}
+    }
+
+    /// Takes one field of a RangeResponse; `None` as long as it is not complete.
+    fn field(&mut self) -> Option<()> {
+        let mut rest = &self.incomplete[..];
+        let (field, wire_type) = decode_key(&mut rest).ok()?;
+        let number = decode_varint(&mut rest).ok()?;
+        let head = self.incomplete.len() - rest.len();
+        if wire_type != WireType::LengthDelimited {
+            self.incomplete.advance(head);
+            self.more |= field == RANGE_RESPONSE_MORE && number != 0;
+            return Some(());
+        }
+        let len = number as usize;
+        let content = rest.get(..len)?;
+        let kept = match field {
+            RANGE_RESPONSE_HEADER => Some(&mut self.header),
+            RANGE_RESPONSE_KVS => Some(&mut self.last),
+            _ => None,
+        };
+        if let Some(kept) = kept {
+            kept.clear();
+            kept.extend_from_slice(content);
+        }
+        self.incomplete.advance(head + len);
+        Some(())
+    }
+
+    fn last_key(&self) -> Result<Bytes, Status> {
+        let last = KeyValue::decode(&self.last[..]).map_err(|error| Status::data_loss(error.to_string()))?;
+        Ok(last.key)
+    }
+
+    fn revision(&self) -> Result<i64, Status> {
+        let header =
+            ResponseHeader::decode(&self.header[..]).map_err(|error| Status::data_loss(error.to_string()))?;
+        Ok(header.revision)
     }
 }
 
