@@ -1,5 +1,8 @@
 //! Medians of a suite's samples beside the goals, as Markdown for people and CSV for other programs.
 //!
+//! A ratio is the median of the rounds' own ratios: a machine that others share may be twice as fast a minute later, so that
+//! only what was measured in one round compares.
+//!
 //! Judges nothing by hand: a row is met, near or missed by its ratio alone, and a row that was not measured says so.
 
 use std::collections::BTreeMap;
@@ -14,7 +17,8 @@ const CLIENT_SATURATED_PERCENT: f64 = 95.0;
 
 #[derive(Debug)]
 pub struct Report {
-    medians: BTreeMap<(Kind, Metric), f64>,
+    /// Value by round.
+    rounds: BTreeMap<(Kind, Metric), BTreeMap<u32, f64>>,
     client_saturated: bool,
 }
 
@@ -29,15 +33,14 @@ struct Judgement {
 
 impl Report {
     pub fn new(samples: &[Sample]) -> Self {
-        let mut values: BTreeMap<_, Vec<f64>> = BTreeMap::new();
-        for sample in samples {
-            values.entry((sample.server, sample.metric)).or_default().push(sample.value);
+        let mut rounds: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for Sample { server, round, metric, value } in samples {
+            rounds.entry((*server, *metric)).or_default().insert(*round, *value);
         }
-        let medians: BTreeMap<_, _> = values.into_iter().map(|(of, values)| (of, median(values))).collect();
         let client_saturated = samples
             .iter()
             .any(|sample| sample.metric == Metric::ClientLoad && sample.value >= CLIENT_SATURATED_PERCENT);
-        Self { medians, client_saturated }
+        Self { rounds, client_saturated }
     }
 
     pub fn markdown(&self, rows: impl Iterator<Item = &'static Row>) -> String {
@@ -60,11 +63,17 @@ impl Report {
 
     /// `None` if ours or the peer was not measured.
     fn judge(&self, row: &Row) -> Option<Judgement> {
-        let ours = *self.medians.get(&(Kind::Ours, row.metric))?;
+        let rounds = self.rounds.get(&(Kind::Ours, row.metric))?;
+        let ours = median(rounds.values().copied());
         let (peer, ratio) = match row.against {
             Against::Peer(kind) => {
-                let value = *self.medians.get(&(kind, row.metric))?;
-                (Some((kind.name(), value)), row.metric.ratio(ours, value))
+                let theirs = self.rounds.get(&(kind, row.metric))?;
+                let both = rounds.iter().filter_map(|(round, ours)| Some((ours, theirs.get(round)?)));
+                let ratios: Vec<_> = both.map(|(ours, theirs)| row.metric.ratio(*ours, *theirs)).collect();
+                if ratios.is_empty() {
+                    return None;
+                }
+                (Some((kind.name(), median(theirs.values().copied()))), median(ratios))
             }
             Against::Figure(value) => (Some(("figure", value)), row.metric.ratio(ours, value)),
             Against::Absolute => (None, ours),
@@ -130,7 +139,8 @@ pub fn csv(samples: &[Sample]) -> String {
     text
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
@@ -174,6 +184,20 @@ mod tests {
         assert!(table(&[sample(Kind::Ours, Metric::ListGrowth, 1.1)]).contains("moonshot |\n"));
         assert!(table(&[sample(Kind::Ours, Metric::ListGrowth, 3.0)]).contains("| floor |"));
         assert!(table(&[sample(Kind::Ours, Metric::ListGrowth, 6.0)]).contains("**below the floor**"));
+    }
+
+    #[test]
+    fn only_what_was_measured_in_one_round_is_compared() {
+        let of_rounds = |server, values: [f64; 3]| {
+            let metric = Metric::GetThroughput;
+            (1..).zip(values).map(move |(round, value)| Sample { server, round, metric, value })
+        };
+        // The machine is ten times as fast in the second round.
+        let ours = of_rounds(Kind::Ours, [20.0, 210.0, 22.0]);
+        let mut samples: Vec<_> = ours.chain(of_rounds(Kind::Etcd, [10.0, 100.0, 11.0])).collect();
+        assert!(table(&samples).contains("| 22.0 /s | etcd 11.0 /s | 2.00 |"), "{}", table(&samples));
+        samples.retain(|sample| sample.server == Kind::Ours || sample.round == 2);
+        assert!(table(&samples).contains("| 22.0 /s | etcd 100 /s | 2.10 |"), "{}", table(&samples));
     }
 
     #[test]

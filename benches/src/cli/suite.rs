@@ -83,8 +83,9 @@ impl Options {
     /// What a reader needs to repeat the run.
     fn header(&self, programs: &[Program], rounds: u32) -> Result<String> {
         let mut text = format!(
-            "# Benchmarks, {}\n\n`cargo xtask bench`: {rounds} round(s) a server, interleaved, fresh directories, medians. Server pinned to \
-             core {}, load generator to core {}. Ratios: bigger is better for us.\nPeers at their own defaults; kine-sqlite's is \
+            "# Benchmarks, {}\n\n`cargo xtask bench`: {rounds} round(s) a server, interleaved, fresh directories. Figures are medians of the \
+             rounds, ratios medians of the rounds' own ratios: bigger is better for us. Server pinned to core {}, load generator \
+             to core {}.\nPeers at their own defaults; kine-sqlite's is \
              `synchronous=NORMAL` (may lose its last writes at a power cut), ours and etcd sync every commit.\n\n",
             date()?,
             self.server_core,
