@@ -79,6 +79,8 @@ pub struct Grpc {
 
 /// The handles of one method; what is rare is resolved at its first use.
 pub struct Method {
+    /// `/etcdserverpb.KV/Range`.
+    path: String,
     labels: [String; 3],
     unary: bool,
     unary_beside_keys: bool,
@@ -116,6 +118,7 @@ impl Grpc {
             let resolve = |family: &IntCounterVec| family.with_label_values(&labels);
             let keys = service == "etcdserverpb.KV" && method.name() != "Compact";
             let handles = Method {
+                path: path.clone(),
                 unary: kind(&method) == "unary",
                 unary_beside_keys: kind(&method) == "unary" && !keys,
                 started: resolve(&started),
@@ -170,10 +173,8 @@ fn kind(method: &MethodDescriptor) -> &'static str {
 }
 
 impl Method {
-    /// `/etcdserverpb.KV/Range`.
-    pub fn path(&self) -> String {
-        let [_, service, method] = &self.labels;
-        format!("/{service}/{method}")
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     pub fn is_unary(&self) -> bool {

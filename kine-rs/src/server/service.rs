@@ -187,7 +187,7 @@ impl Faces {
         let (slow, started) = (self.api.slow.clone(), Instant::now());
         Box::pin(async move {
             let response = answer.await;
-            slow.unary(&method.path(), started.elapsed());
+            slow.unary(method.path(), started.elapsed());
             response
         })
     }
