@@ -341,6 +341,34 @@ fn flags_without_effect_are_named_in_one_warning() {
     assert!(gates.lines().any(|line| line == gate), "{gates}");
 }
 
+#[test]
+fn flags_that_etcd_will_drop_are_told_wherever_they_are_given() {
+    let (ports, faces) = (Ports::new(), etcds());
+    let told = |running: Running| {
+        let lines = running.lines().into_iter().map(|line| (line["level"].clone(), line["msg"].clone()));
+        let is_told = |text: &Value| text.as_str().is_some_and(|text| text.contains("is deprecated"));
+        let mut told: Vec<_> = lines.filter(|(_, text)| is_told(text)).collect();
+        // etcd has them in no order.
+        told.sort_by_key(|(_, text)| text.to_string());
+        told
+    };
+    // A default is as good as any value.
+    let flags =
+        same(&faces, |face| told(face.start(ports, &["--max-snapshots=5", "--v2-deprecation=write-only"])));
+    assert_eq!(flags.len(), 2);
+    let (client, peer) = (format!("http://{}", ports.client()), format!("http://{}", ports.peer()));
+    let content = format!(
+        "data-dir: data\nlisten-client-urls: {client}\nadvertise-client-urls: {client}\n\
+         listen-peer-urls: {peer}\nmax-snapshots: 7\n"
+    );
+    let in_file = same(&faces, |face| {
+        std::fs::write(face.file("etcd.yaml"), &content).expect("written");
+        told(face.start_as(&["--config-file=etcd.yaml"], READY))
+    });
+    assert_eq!(in_file.len(), 1);
+    assert_eq!(same(&faces, |face| told(face.start(ports, &["--max-wals=7"]))), []);
+}
+
 /// `VmLck` of a process, in kB.
 fn locked(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");

@@ -50,10 +50,11 @@ impl Values {
         }
         if values.is_given("version") || file.is_empty() {
             values.take_variables(variables)?;
-            Ok(values)
         } else {
-            Values::from_file(file.as_ref())
+            values = Values::from_file(file.as_ref())?;
         }
+        values.warn_of_deprecated();
+        Ok(values)
     }
 
     pub fn is_given(&self, name: &str) -> bool {
@@ -78,6 +79,11 @@ impl Values {
     pub fn changed(&self) -> impl Iterator<Item = &'static Flag> {
         Flag::all()
             .filter(|flag| self.given.get(flag.name).is_some_and(|text| !same(flag.kind, text, flag.default)))
+    }
+
+    fn warn_of_deprecated(&mut self) {
+        let given = Flag::all().filter(|flag| self.given.contains_key(flag.name));
+        self.warnings.extend(given.filter_map(|flag| flag.deprecated).map(str::to_owned));
     }
 
     fn take_arguments(&mut self, arguments: &[String]) -> Result<(), ParseError> {

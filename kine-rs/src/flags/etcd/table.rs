@@ -37,11 +37,13 @@ pub struct Flag {
     pub default: &'static str,
     pub about: &'static str,
     pub effect: Effect,
+    /// etcd will drop it: what whoever gives it is told, whatever its value.
+    pub deprecated: Option<&'static str>,
 }
 
 impl Flag {
     const fn new(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Self {
-        Flag { name, kind, default, about, effect: Effect::Some }
+        Flag { name, kind, default, about, effect: Effect::Some, deprecated: None }
     }
 
     const fn without_effect(self) -> Self {
@@ -50,6 +52,10 @@ impl Flag {
 
     const fn refused(self) -> Self {
         Flag { effect: Effect::Refused, ..self }
+    }
+
+    const fn deprecated(self, warning: &'static str) -> Self {
+        Flag { deprecated: Some(warning), ..self }
     }
 
     pub fn find(name: &str) -> Option<&'static Flag> {
@@ -131,7 +137,9 @@ pub const SECTIONS: &[(&str, &[Flag])] = &[
                 "",
                 "URLs to listen on for HTTP alone; those of --listen-client-urls are for gRPC alone then.",
             ),
-            Flag::new("max-snapshots", Kind::Uint, "5", "Snapshot files to keep; 0: all.").without_effect(),
+            Flag::new("max-snapshots", Kind::Uint, "5", "Snapshot files to keep; 0: all.")
+                .without_effect()
+                .deprecated("--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8."),
             Flag::new("max-wals", Kind::Uint, "5", "Files of the raft log to keep; 0: all.").without_effect(),
             Flag::new(
                 "memory-mlock",
@@ -331,7 +339,11 @@ pub const SECTIONS: &[(&str, &[Flag])] = &[
                 "write-only",
                 "How far the v2 store is gone; there is none here.",
             )
-            .without_effect(),
+            .without_effect()
+            .deprecated(
+                "--v2-deprecation is deprecated and scheduled for removal in v3.8. \
+                 The default value is enforced, ignoring user input.",
+            ),
         ],
     ),
     (
