@@ -273,7 +273,8 @@ fn a_configuration_file_says_the_same_to_both() {
          advertise-client-urls: {client}\nlisten-peer-urls: {peer}\ninitial-advertise-peer-urls: {peer}\n\
          initial-cluster: from-file={peer}\nmax-txn-ops: 1\nwatch-progress-notify-interval: 600000000000\n\
          log-outputs: [stderr]\nsocket-options:\n  reuse-port: true\n\
-         client-transport-security:\n  client-cert-auth: false\nunknown-key: 5\n"
+         client-transport-security:\n  client-cert-auth: false\nunknown-key: 5\n\
+         discovery-fallback: proxy\nversion: true\nconfig-file: none\n"
     );
     let two_puts = r#"{"success":[{"request_put":{"key":"YQ=="}},{"request_put":{"key":"Yg=="}}]}"#;
     same(&etcds(), |face| {

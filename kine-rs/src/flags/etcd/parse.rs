@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// Where images of etcd keep their release; it is no flag's variable.
 const RELEASE_VARIABLE: &str = "ETCD_VERSION";
+/// Flags whose names mean nothing in a file; etcd's own sample has one of them with a value that the flag refuses.
+const NOT_IN_A_FILE: [&str; 3] = ["config-file", "discovery-fallback", "version"];
 
 /// The texts of flags; one that was not given has its default.
 #[derive(Debug, Default)]
@@ -182,7 +184,8 @@ impl Values {
 
     fn take_entry(&mut self, path: &Path, key: &str, value: Value) -> Result<(), ParseError> {
         let path = path.display();
-        let Some(flag) = Flag::find(key).filter(|flag| flag.kind != Kind::Anything) else {
+        let is_taken = |flag: &&Flag| flag.kind != Kind::Anything && !NOT_IN_A_FILE.contains(&flag.name);
+        let Some(flag) = Flag::find(key).filter(is_taken) else {
             self.warnings.push(format!("{path}: {key} is not known"));
             return Ok(());
         };
