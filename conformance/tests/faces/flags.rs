@@ -370,6 +370,16 @@ fn flags_that_etcd_will_drop_are_told_wherever_they_are_given() {
     assert_eq!(same(&faces, |face| told(face.start(ports, &["--max-wals=7"]))), []);
 }
 
+#[test]
+fn an_interval_of_progress_that_is_too_short_is_told() {
+    let ports = Ports::new();
+    let told = |face: &Face| {
+        let running = face.start(ports, &["--watch-progress-notify-interval=1ms"]);
+        running.wait_for(|line| line.contains("adjusting watch progress notify interval to minimum period"))
+    };
+    assert!(same(&etcds(), told));
+}
+
 /// `VmLck` of a process, in kB.
 fn locked(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");

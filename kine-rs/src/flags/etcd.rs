@@ -39,6 +39,9 @@ const BCRYPT_COST_DEFAULT: u32 = 10;
 const ELECTION_MS_MAX: u64 = 50_000;
 /// What gRPC enforces when it is told nothing.
 const GRPC_PING_INTERVAL_MIN: Duration = Duration::from_secs(5 * 60);
+/// How often an idle watch is told of progress where the flag says nothing of use, and at most.
+const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(10 * 60);
+const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const MEGABYTE: u64 = 1 << 20;
 
@@ -191,7 +194,7 @@ impl Etcd {
                     bytes => bytes as u64,
                 },
             },
-            progress_interval: flags.duration("watch-progress-notify-interval"),
+            progress_interval: flags.progress_interval(&mut warnings),
             auth: flags.auth(&mut warnings)?,
             auto_compaction: flags.auto_compaction()?,
             slow_requests: SlowRequests {
@@ -359,6 +362,17 @@ impl Flags<'_> {
         })
     }
 
+    fn progress_interval(&self, warnings: &mut Vec<String>) -> Duration {
+        match self.duration("watch-progress-notify-interval") {
+            Duration::ZERO => PROGRESS_INTERVAL_DEFAULT,
+            interval if interval < PROGRESS_INTERVAL_MIN => {
+                warnings.push("adjusting watch progress notify interval to minimum period".to_owned());
+                PROGRESS_INTERVAL_MIN
+            }
+            interval => interval,
+        }
+    }
+
     fn auto_compaction(&self) -> Result<Option<AutoCompaction>, VerifyError> {
         let text = self.0.text("auto-compaction-retention");
         let number = text.parse::<u32>().ok();
@@ -426,6 +440,17 @@ mod tests {
         let [clients] = etcd.config.others.as_slice() else { panic!("{:?}", etcd.config.others) };
         assert_eq!((clients.at.to_string().as_str(), &clients.tls), ("127.0.0.1:2379", &None));
         assert_eq!((etcd.ignored.len(), etcd.config.auto_compaction), (0, None));
+    }
+
+    #[test]
+    fn progress_is_not_told_without_pause() {
+        let told = |interval: &str| {
+            let etcd = etcd(&["--watch-progress-notify-interval", interval]).unwrap();
+            (etcd.config.progress_interval, etcd.warnings.len())
+        };
+        assert_eq!(["0s", "-1s"].map(told), [(Duration::from_secs(600), 0); 2]);
+        assert_eq!(told("99ms"), (Duration::from_millis(100), 1));
+        assert_eq!(told("101ms"), (Duration::from_millis(101), 0));
     }
 
     #[test]
