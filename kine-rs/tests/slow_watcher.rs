@@ -1,4 +1,5 @@
-//! A watcher that does not read falls behind alone: nobody waits for it, and nothing is lost for it, or it is told so.
+//! A watcher that does not read falls behind alone: nobody waits for it, and nothing is lost for it, or it is told so. So is
+//! every watcher when the server stops.
 
 use bytes::Bytes;
 use kine_rs::backend::Endpoint;
@@ -13,8 +14,8 @@ use proto::etcdserverpb::{
 };
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tonic::Streaming;
 use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 
 /// Together more than a stream's queue and more than what the hub keeps in memory.
 const WRITES: i64 = 400;
@@ -123,11 +124,16 @@ async fn compacted_watcher(url: &str) {
     slow.read_upto(WRITES + 2, WRITES + 2).await;
 }
 
-fn over<T: Future<Output = ()>>(endpoint: Endpoint, watcher: impl FnOnce(String) -> T) {
+fn start(endpoint: Endpoint) -> (Datastore, String) {
     let config =
         Config { endpoint, listen: vec![Listen::Tcp(([127, 0, 0, 1], 0).into())], ..Config::default() };
     let store = Datastore::start(config).unwrap();
     let url = format!("http://{}", store.addresses()[0]);
+    (store, url)
+}
+
+fn over<T: Future<Output = ()>>(endpoint: Endpoint, watcher: impl FnOnce(String) -> T) {
+    let (store, url) = start(endpoint);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         tokio::time::timeout(Duration::from_secs(120), watcher(url)).await.expect("no step may hang");
@@ -159,4 +165,16 @@ fn a_watcher_whose_history_was_compacted_is_told_so_on_sqlite() {
 #[test]
 fn a_watcher_whose_history_was_compacted_is_told_so_in_memory() {
     over(Endpoint::Memory, |url| async move { compacted_watcher(&url).await });
+}
+
+/// Go's client watches on, at the server that comes next, after this and not after an end without a complaint.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_is_told_that_the_server_stops() {
+    let (store, url) = start(Endpoint::Memory);
+    let mut watch = Watch::open(connect(&url).await).await;
+    let stopped = tokio::task::spawn_blocking(move || store.stop(Duration::from_secs(60)));
+    let status = watch.responses.message().await.expect_err("the stream does not end well");
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "etcdserver: server stopped"));
+    drop(watch);
+    stopped.await.unwrap();
 }

@@ -226,6 +226,7 @@ fn an_open_socket_does_not_hold_up_a_stop() {
         watch.send(json!({"create_request": {"key": "YQ=="}})).await;
         assert_eq!(watch.next().await.expect("created")["result"]["created"], true);
         let ended = tokio::task::spawn_blocking(move || running.end());
+        assert_eq!(error(watch.next().await), json!([14, "etcdserver: server stopped"]));
         assert_eq!(watch.next().await, None);
         assert_eq!(keepalive.next().await, None);
         timeout(Duration::from_secs(30), ended).await.expect("in time").expect("no panic");

@@ -58,7 +58,8 @@ impl Api {
                         Some(request) => self.handle(&credentials, &stream, request).await,
                         None => more_requests = false,
                     },
-                    Next::Send(None) => break,
+                    // Whoever is told that all is well does not watch on elsewhere.
+                    Next::Send(None) => Err(Status::unavailable(super::error::STOPPED))?,
                 }
             }
         }
