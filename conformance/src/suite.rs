@@ -43,11 +43,12 @@ pub const SUITES: &[Suite] = &[
         tools: false,
         passing: 5,
     },
-    Suite { binary: "watch.test", dir: "integration/clientv3/watch", tools: false, passing: 30 },
+    Suite { binary: "watch.test", dir: "integration/clientv3/watch", tools: false, passing: 29 },
     Suite { binary: "connectivity.test", dir: "integration/clientv3/connectivity", tools: false, passing: 4 },
     Suite { binary: "clientv3.test", dir: "integration/clientv3", tools: false, passing: 33 },
     Suite { binary: "integration.test", dir: "integration", tools: false, passing: 73 },
     Suite { binary: "common.test", dir: "common", tools: true, passing: 63 },
+    Suite { binary: "e2e.test", dir: "e2e", tools: true, passing: 140 },
 ];
 
 /// A Go test binary.
@@ -108,6 +109,7 @@ impl Bench {
             for fixtures in ["fixtures", "integration/fixtures-expired"] {
                 bench.link(&data.join(fixtures), &format!("tests/{fixtures}"))?;
             }
+            bench.link(&data.join("etcd.conf.yml.sample"), "etcd.conf.yml.sample")?;
         }
         Ok(bench)
     }
@@ -253,14 +255,48 @@ impl Outcome {
     /// # Errors
     /// When a test failed, or the binary itself.
     pub fn check_failures(&self, suite: &Suite) -> Result<()> {
-        if let Some(trouble) = &self.trouble {
-            let lines: Vec<&str> = trouble.lines().collect();
-            let end = lines[lines.len().saturating_sub(OUTPUT_LINES_SHOWN)..].join("\n");
-            bail!("{}: failed: {:?}; its output ends with:\n{end}", suite.binary, self.failed);
+        let binary = suite.binary;
+        let Some(trouble) = &self.trouble else {
+            ensure!(self.failed.is_empty(), "{binary}: failed: {:?}", self.failed);
+            return Ok(());
+        };
+        let told: Vec<String> = failures(trouble)
+            .into_iter()
+            .map(|name| format!("{name}:\n{}", end(said(trouble, name))))
+            .collect();
+        if told.is_empty() {
+            bail!("{binary} failed; its output ends with:\n{}", end(trouble.lines()));
         }
-        ensure!(self.failed.is_empty(), "{}: failed: {:?}", suite.binary, self.failed);
-        Ok(())
+        bail!("{binary}: failed: {:?}\n{}", self.failed, told.join("\n"))
     }
+}
+
+/// Tests and subtests that failed by themselves and not for a subtest.
+fn failures(text: &str) -> Vec<&str> {
+    let failed: Vec<&str> =
+        text.split(MARK).filter_map(|part| part.strip_prefix("--- FAIL: ")?.split(' ').next()).collect();
+    let is_parent = |name: &str| {
+        failed.iter().any(|other| other.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')))
+    };
+    failed.iter().copied().filter(|name| !is_parent(name)).collect()
+}
+
+/// What one test printed; those that run side by side take turns.
+fn said<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let mut speaks = false;
+    text.split(MARK)
+        .filter(move |part| {
+            if let Some(turn) = part.strip_prefix("=== ") {
+                speaks = turn.split_whitespace().nth(1) == Some(name);
+            }
+            speaks
+        })
+        .flat_map(|part| part.lines().skip(1))
+}
+
+fn end<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let lines: Vec<&str> = lines.collect();
+    lines[lines.len().saturating_sub(OUTPUT_LINES_SHOWN)..].join("\n")
 }
 
 #[cfg(test)]
@@ -275,6 +311,15 @@ mod tests {
         assert_eq!(outcome.passed, ["TestA"]);
         assert_eq!(outcome.failed, ["TestB"]);
         assert_eq!(outcome.skipped, ["TestC"]);
+    }
+
+    #[test]
+    fn a_failure_is_told_with_what_its_test_said() {
+        let text = "\u{16}=== RUN   TestA\n\u{16}=== RUN   TestA/x\nwhy\n\u{16}=== NAME  TestB\nbeside\n\
+                    \u{16}=== NAME  TestA/x\nmore\n\u{16}--- FAIL: TestA/x (0.00s)\n\u{16}--- FAIL: TestA (0.00s)\n\
+                    \u{16}=== NAME  \n\u{16}=== NAME  TestB\nafter\n\u{16}--- PASS: TestB (0.00s)\n";
+        assert_eq!(failures(text), ["TestA/x"]);
+        assert_eq!(said(text, "TestA/x").collect::<Vec<_>>(), ["why", "more"]);
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Go {
                 }
                 eprintln!("{} s", start.elapsed().as_secs());
             }
-            patched.map_or(Ok(()), |patched| patched.keep(&group.data))
+            patched.map_or(Ok(()), |patched| patched.keep(group))
         })
     }
 

@@ -27,7 +27,7 @@ impl Patched {
             return Ok(None);
         }
         let patched = Self { dir: dir.to_owned(), sources: dir.join("sources") };
-        copy_dir(&module_dir(group)?, &patched.sources)?;
+        copy_dir(&module_dir(group, &group.module)?, &patched.sources)?;
         for (name, ours) in &group.patches {
             let path = patched.sources.join(name);
             fs::remove_file(&path).with_context(|| format!("{} has no {name} to replace", group.module))?;
@@ -50,10 +50,14 @@ impl Patched {
         argument
     }
 
-    /// Leaves these directories, below [`DATA`], and nothing else.
-    pub fn keep(self, data: &[String]) -> Result<()> {
-        for name in data {
-            copy_dir(&self.sources.join(name), &self.dir.join(DATA).join(name))?;
+    /// Leaves what the group's tests read, below [`DATA`], and nothing else.
+    pub fn keep(self, group: &Group) -> Result<()> {
+        let data = self.dir.join(DATA);
+        for name in &group.data {
+            copy_dir(&self.sources.join(name), &data.join(name))?;
+        }
+        for (name, module) in &group.files {
+            copy_file(&module_dir(group, module)?.join(name), &data.join(name))?;
         }
         for name in ["go.mod", "go.sum"] {
             fs::remove_file(self.dir.join(name)).with_context(|| format!("cannot remove {name}"))?;
@@ -68,6 +72,9 @@ pub fn key(group: &Group) -> Result<Vec<Vec<u8>>> {
     if group.tests {
         parts.push(format!("tests {:?}", group.data).into_bytes());
     }
+    if !group.files.is_empty() {
+        parts.push(format!("files {:?}", group.files).into_bytes());
+    }
     for (name, ours) in &group.patches {
         let ours = if ours.is_empty() { Vec::new() } else { read(&group.dir.join(ours))? };
         parts.extend([name.clone().into_bytes(), ours]);
@@ -75,26 +82,26 @@ pub fn key(group: &Group) -> Result<Vec<Vec<u8>>> {
     Ok(parts)
 }
 
-/// Where Go keeps the sources of the group's module, fetched now unless they are there.
-fn module_dir(group: &Group) -> Result<PathBuf> {
+/// Where Go keeps the sources of a module of the group, fetched now unless they are there.
+fn module_dir(group: &Group, module: &str) -> Result<PathBuf> {
     let mut dir = String::new();
     for question in [&["mod", "download"][..], &["list", "-mod=readonly", "-m", "-f", "{{.Dir}}"]] {
         let output = go_command()
             .current_dir(&group.dir)
             .args(question)
-            .arg(&group.module)
+            .arg(module)
             .output()
             .context("cannot run `go`")?;
         if !output.status.success() {
             let problem = String::from_utf8_lossy(&output.stderr);
-            bail!("`go {} {}` failed: {}", question.join(" "), group.module, problem.trim());
+            bail!("`go {} {module}` failed: {}", question.join(" "), problem.trim());
         }
         dir = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
     }
     Ok(dir.into())
 }
 
-/// Copies files and directories, writable whatever they were before.
+/// Copies files and directories.
 fn copy_dir(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
     for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
@@ -102,9 +109,13 @@ fn copy_dir(from: &Path, to: &Path) -> Result<()> {
         if from.is_dir() {
             copy_dir(&from, &to)?;
         } else {
-            let bytes = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
-            fs::write(&to, bytes).with_context(|| format!("cannot write {}", to.display()))?;
+            copy_file(&from, &to)?;
         }
     }
     Ok(())
+}
+
+/// The copy is writable, whatever the file was.
+fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    fs::write(to, read(from)?).with_context(|| format!("cannot write {}", to.display()))
 }

@@ -47,6 +47,9 @@ pub struct Group {
     /// Directories of `module` that the tests read, kept beside the binaries.
     #[serde(default)]
     pub data: Vec<String>,
+    /// File that the tests read and another module of `go.mod` has -> that module.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
     /// Name of the binary -> Go package.
     pub packages: BTreeMap<String, String>,
     pub download: Option<Download>,
