@@ -5,9 +5,8 @@
 #
 # --same: as the last time, for CI: a fixed seed, and no inputs that earlier runs have found.
 #
-# libFuzzer on the stable compiler: the coverage instrumentation is a pass of LLVM that stable rustc can name; only the
-# address sanitizer would need a nightly one. What is found is kept beside the programs, with the command that repeats it;
-# once mended, the file moves to fuzz/regressions/TARGET/ and is run first from then on.
+# What is found is kept in the target directory, with the command that repeats it; once mended, the file moves to
+# fuzz/regressions/TARGET/ and is run first from then on.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -21,14 +20,12 @@ shift || true
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=(requests database snapshot takeover gateway image)
 
-host=$(rustc -vV | sed -n 's/^host: //p')
-target_dir=${CARGO_TARGET_DIR:-$PWD/../target}/fuzz
-export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
--Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Cllvm-args=-sanitizer-coverage-trace-compares"
-
-cargo build --quiet --locked --release --target "$host" --target-dir "$target_dir"
-export BIN=$target_dir/$host/release ARTIFACTS=$target_dir/artifacts CORPUS=$target_dir/corpus SEED=0
+target_dir=${CARGO_TARGET_DIR:-$PWD/../target}
+# Of the whole workspace, so that the dependencies are those that the tests have already: only our crates are compiled
+# again. The wrapper is named, not its path: cargo would keep what it compiles for every clone apart.
+PATH="$PWD:$PATH" RUSTC_WORKSPACE_WRAPPER=instrumented CARGO_INCREMENTAL=0 \
+    cargo build --quiet --locked --workspace "${targets[@]/#/--bin=}"
+export BIN=$target_dir/debug ARTIFACTS=$target_dir/fuzz/artifacts CORPUS=$target_dir/fuzz/corpus SEED=0
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 if [ -n "$same" ]; then
