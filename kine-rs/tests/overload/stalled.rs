@@ -4,7 +4,8 @@ use crate::http2::{Client, DATA, RST_STREAM};
 use crate::servers::Inside;
 use kine_rs::config::{Config, Connections};
 use proto::etcdserverpb::kv_client::KvClient;
-use proto::etcdserverpb::{PutRequest, RangeRequest};
+use proto::etcdserverpb::request_op::Request as Op;
+use proto::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,6 +16,7 @@ use tonic::{Code, Status};
 pub const KEYS: usize = 3_000;
 /// A list of them is more than the buffers of a socket take.
 const VALUE_BYTES: usize = 8 << 10;
+const KEYS_PER_TXN: usize = 100;
 /// Memory for one large reply at a time.
 const ONE_REPLY: usize = 1 << 20;
 const TOO_MANY: &str = "etcdserver: too many requests";
@@ -30,11 +32,14 @@ pub async fn start(stall_max: Duration) -> (Inside, KvClient<Channel>) {
     let server = Inside::start(Config { reply_bytes: ONE_REPLY, connections, ..Config::default() });
     let mut kv =
         KvClient::connect(server.url()).await.expect("connected").max_decoding_message_size(usize::MAX);
-    for n in 0..KEYS {
-        let value = vec![n as u8; VALUE_BYTES].into();
-        kv.put(PutRequest { key: format!("k{n:05}").into(), value, ..Default::default() })
-            .await
-            .expect("put");
+    for start in (0..KEYS).step_by(KEYS_PER_TXN) {
+        let put = |n: usize| {
+            let value = vec![n as u8; VALUE_BYTES].into();
+            let put = PutRequest { key: format!("k{n:05}").into(), value, ..Default::default() };
+            RequestOp { request: Some(Op::RequestPut(put)) }
+        };
+        let success = (start..start + KEYS_PER_TXN).map(put).collect();
+        kv.txn(TxnRequest { success, ..Default::default() }).await.expect("put");
     }
     (server, kv)
 }
