@@ -33,7 +33,7 @@ const POLL: Duration = Duration::from_millis(10);
 const PORT_ATTEMPTS: usize = 5;
 const LOG_LINES_SHOWN: usize = 20;
 /// What etcd detects in a storage that no version was written to yet.
-const STORAGE_VERSION_UNSETTLED: &str = "3.5.0";
+pub const STORAGE_VERSION_UNSETTLED: &str = "3.5.0";
 /// etcd's quota when none is given; kine has none, so it is told.
 const ETCD_QUOTA_BYTES: u64 = 2 << 30;
 /// Where development keeps the upstream executables.

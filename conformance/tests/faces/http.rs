@@ -1,7 +1,7 @@
 //! Plain HTTP on the three kinds of listeners: the same statuses, headers and bodies.
 
 use crate::process::{Answer, Face, Ports, ask, etcds, get, post, same};
-use conformance::server::free_port;
+use conformance::server::{STORAGE_VERSION_UNSETTLED, free_port};
 use std::net::SocketAddr;
 
 fn request(address: SocketAddr, line: &str, headers: &str) -> Answer {
@@ -21,7 +21,8 @@ fn compare(flags: &[&str], listener: impl Fn(Ports) -> SocketAddr, requests: &[(
     same(&etcds(), |face| {
         let running = face.start(ports, flags);
         // etcd gives its storage the cluster's version a moment after it serves.
-        while get(listener(ports), "/version").body.contains(r#""storage":"3.5.0""#) {
+        let unsettled = format!(r#""storage":"{STORAGE_VERSION_UNSETTLED}""#);
+        while get(listener(ports), "/version").body.contains(&unsettled) {
             std::thread::yield_now();
         }
         let answers: Vec<_> =

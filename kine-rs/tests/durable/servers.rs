@@ -1,8 +1,9 @@
 //! Running servers, ours and real ones, and asking them with the real etcdctl.
 
+use conformance::server::free_port;
 use serde_json::Value;
 use std::fs::File;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -203,8 +204,7 @@ pub fn binary(name: &str) -> PathBuf {
 }
 
 fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").to_string()
+    format!("127.0.0.1:{}", free_port().expect("a free port"))
 }
 
 pub fn free_url() -> String {

@@ -1,10 +1,11 @@
 //! Servers under load: ours in this process with bounds to test at, ours and a real etcd as processes to weigh.
 
+use conformance::server::free_port;
 use kine_rs::backend::Endpoint;
 use kine_rs::config::{Config, Listen};
 use kine_rs::embed::Datastore;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -136,5 +137,5 @@ impl Drop for Process {
 }
 
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    ([127, 0, 0, 1], free_port().expect("a free port")).into()
 }

@@ -96,15 +96,16 @@ async fn put(kv: &mut KvClient<Channel>, keys: Range<usize>) {
 }
 
 /// Spreads watchers over streams of one connection and writes every key twice.
-async fn every_watcher_gets_its_events(url: &str, streams: usize) {
-    let channel = connect(url).await;
+async fn every_watcher_gets_its_events(streams: usize) {
+    let server = Inside::start(Config::default());
+    let channel = connect(&server.url()).await;
     let per_stream = WATCHERS / streams;
     let mut open = Vec::new();
     for stream in 0..streams {
         open.push(Stream::open(&channel, stream * per_stream..(stream + 1) * per_stream).await);
     }
     // On another connection: what is watched waits for nobody.
-    let mut kv = KvClient::new(connect(url).await);
+    let mut kv = KvClient::new(connect(&server.url()).await);
     for _ in 0..2 {
         for key in (0..WATCHERS).step_by(KEYS_PER_TXN) {
             put(&mut kv, key..key + KEYS_PER_TXN).await;
@@ -113,27 +114,22 @@ async fn every_watcher_gets_its_events(url: &str, streams: usize) {
     for stream in &mut open {
         stream.expect(2).await;
     }
+    server.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_watchers_on_one_stream_get_their_events_once() {
-    let server = Inside::start(Config::default());
-    every_watcher_gets_its_events(&server.url(), 1).await;
-    server.stop();
+    every_watcher_gets_its_events(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_watchers_on_a_hundred_streams_of_one_connection_get_their_events_once() {
-    let server = Inside::start(Config::default());
-    every_watcher_gets_its_events(&server.url(), 100).await;
-    server.stop();
+    every_watcher_gets_its_events(100).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_watchers_on_a_thousand_streams_of_one_connection_get_their_events_once() {
-    let server = Inside::start(Config::default());
-    every_watcher_gets_its_events(&server.url(), 1_000).await;
-    server.stop();
+    every_watcher_gets_its_events(1_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
