@@ -148,7 +148,9 @@ impl LongRunningLogFlags {
 pub fn main() -> ExitCode {
     let started = Instant::now();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    match run(arguments, started) {
+    let ended = run(arguments, started);
+    logs::flush();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to be told when stderr is gone.

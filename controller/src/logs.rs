@@ -2,10 +2,14 @@
 //!
 //! One line each: time, level, who, text, then fields. Invariant: colours only on a terminal and not with NO_COLOR. A
 //! long-running command writes to stdout from level info on, any other to stderr from level warning on, as k0s does.
-//! Installed once by `cli`; everybody logs through `tracing`.
+//! Installed once by `cli`; everybody logs through `tracing`. Whoever logs in a long-running command waits for no console:
+//! see [`queue`].
+
+mod queue;
 
 use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
@@ -28,6 +32,8 @@ pub enum Console {
     Short,
 }
 
+static LONG_RUNNING: OnceLock<queue::Queue> = OnceLock::new();
+
 /// # Panics
 /// When called twice in a process.
 pub fn install(console: Console, level: Level) {
@@ -41,12 +47,20 @@ pub fn install(console: Console, level: Level) {
     match console {
         Console::LongRunning => {
             let coloured = io::stdout().is_terminal() && !no_color;
-            registry.with(layer.event_format(Line { coloured }).with_writer(io::stdout)).init();
+            let queue = LONG_RUNNING.get_or_init(|| queue::Queue::start(io::stdout()));
+            registry.with(layer.event_format(Line { coloured }).with_writer(queue.clone())).init();
         }
         Console::Short => {
             let coloured = io::stderr().is_terminal() && !no_color;
             registry.with(layer.event_format(Line { coloured }).with_writer(io::stderr)).init();
         }
+    }
+}
+
+/// Waits a moment for what was logged to be written: before the process ends.
+pub fn flush() {
+    if let Some(queue) = LONG_RUNNING.get() {
+        queue.flush();
     }
 }
 
