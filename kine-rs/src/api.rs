@@ -55,7 +55,6 @@ pub struct About {
     pub member_name: String,
     /// Empty: the address the client used.
     pub client_urls: Vec<String>,
-    pub peer_urls: Vec<String>,
     /// Features by name, and whether they are on.
     pub features: Vec<Feature>,
 }

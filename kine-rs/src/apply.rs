@@ -10,11 +10,12 @@ use crate::mvcc::range::Values;
 use crate::mvcc::{Granted, Location, Release, State};
 use crate::rows::{Batch, Bucket, Changeset, ReadError, Recent, RecordWrite};
 use crate::txn::{EvaluateError, REPLY_BYTES_MAX, Transaction};
+use prost::Message;
 use proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, AuthenticateResponse, CompactionResponse,
     DeleteRangeRequest, DeleteRangeResponse, DowngradeResponse, LeaseGrantResponse, LeaseRevokeResponse,
-    PutRequest, PutResponse, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
-    alarm_request::AlarmAction, request_op::Request, response_op::Response,
+    Member, PutRequest, PutResponse, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest,
+    TxnResponse, alarm_request::AlarmAction, request_op::Request, response_op::Response,
 };
 use proto::mvccpb::KeyValue;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub const META_MEMBER_ID: &[u8] = b"member_id";
 pub const META_TERM: &[u8] = b"term";
 /// The release a downgrade that was enabled goes to: major and minor, 4 bytes big endian each.
 pub const META_DOWNGRADE: &[u8] = b"downgrade";
+/// Protobuf `etcdserverpb.Member` with its peer URLs only.
+pub const META_PEER_URLS: &[u8] = b"peer_urls";
 /// The image of the index that goes with these rows: its id, 16 bytes.
 pub const META_INDEX: &[u8] = b"index";
 
@@ -60,6 +63,8 @@ pub enum Command {
     Downgrade {
         target: Option<Release>,
     },
+    /// The one member is reached at these from now on.
+    PeerUrls(Arc<[String]>),
 }
 
 #[derive(Debug)]
@@ -74,6 +79,7 @@ pub enum Reply {
     Accounts(ResponseHeader),
     Authenticate(AuthenticateResponse),
     Downgrade(DowngradeResponse),
+    PeerUrls,
 }
 
 impl Command {
@@ -270,6 +276,7 @@ impl Machine {
                 self.authenticate(user, token_prefix, *auth_revision)
             }
             Command::Downgrade { target } => self.downgrade(*target),
+            Command::PeerUrls(urls) => Ok(self.change_peer_urls(urls)),
         }
     }
 
@@ -411,7 +418,8 @@ impl Machine {
             Command::Alarm(_)
             | Command::Compact { .. }
             | Command::Accounts(_)
-            | Command::Downgrade { .. } => state.auth.check_root(caller),
+            | Command::Downgrade { .. }
+            | Command::PeerUrls(_) => state.auth.check_root(caller),
             Command::Authenticate { .. } => Ok(()),
         }
     }
@@ -431,6 +439,12 @@ impl Machine {
         Ok(Reply::Downgrade(DowngradeResponse { header: self.header(), version: String::new() }))
     }
 
+    fn change_peer_urls(&mut self, urls: &Arc<[String]>) -> Reply {
+        self.state.peer_urls = Some(urls.clone());
+        self.record(Bucket::Meta, META_PEER_URLS.to_vec(), Some(encode_peer_urls(urls)));
+        Reply::PeerUrls
+    }
+
     /// What a raised alarm forbids: NOSPACE all that grows the store, CORRUPT all that changes keys or leases.
     fn check_alarms(&self, command: &Command) -> Result<(), ApplyError> {
         if self.state.alarms.is_empty() {
@@ -441,7 +455,8 @@ impl Machine {
             Command::Alarm(_)
             | Command::Accounts(_)
             | Command::Authenticate { .. }
-            | Command::Downgrade { .. } => false,
+            | Command::Downgrade { .. }
+            | Command::PeerUrls(_) => false,
             Command::Put(_) | Command::DeleteRange(_) | Command::Txn(_) => true,
             Command::Compact { .. } | Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } => true,
         };
@@ -462,6 +477,11 @@ impl Machine {
     fn record(&mut self, bucket: Bucket, key: Vec<u8>, value: Option<Vec<u8>>) {
         self.batch.records.push(RecordWrite { bucket, key, value });
     }
+}
+
+/// As the record `peer_urls` has them: no longer than in the request they came with.
+pub fn encode_peer_urls(urls: &[String]) -> Vec<u8> {
+    Member { peer_ur_ls: urls.to_vec(), ..Member::default() }.encode_to_vec()
 }
 
 pub fn alarm_key((member_id, alarm): (u64, i32)) -> Vec<u8> {

@@ -51,13 +51,16 @@ pub struct Opened {
 impl Endpoint {
     /// Default of kine: `./db/state.db`.
     pub fn sqlite(path: impl Into<PathBuf>) -> Self {
-        Endpoint::Sqlite(sqlite::Options { path: path.into(), fsync: true, ids: None })
+        Endpoint::Sqlite(sqlite::Options { path: path.into(), fsync: true, ids: None, peer_urls: None })
     }
 
-    /// A new store gets these ids.
-    pub fn with_ids(self, ids: Ids) -> Self {
+    /// A new store gets these ids and peer URLs.
+    pub fn with_member(self, ids: Ids, peer_urls: &[String]) -> Self {
         match self {
-            Endpoint::Sqlite(options) => Endpoint::Sqlite(sqlite::Options { ids: Some(ids), ..options }),
+            Endpoint::Sqlite(options) => {
+                let (ids, peer_urls) = (Some(ids), Some(peer_urls.into()));
+                Endpoint::Sqlite(sqlite::Options { ids, peer_urls, ..options })
+            }
             Endpoint::Memory => Endpoint::Memory,
         }
     }

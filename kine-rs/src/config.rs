@@ -56,7 +56,6 @@ pub struct Config {
     pub version: String,
     pub member_name: String,
     pub client_urls: Vec<String>,
-    pub peer_urls: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,7 +227,6 @@ impl Default for Config {
             version: EMULATED_ETCD_VERSION.to_owned(),
             member_name: "kine".to_owned(),
             client_urls: Vec::new(),
-            peer_urls: Vec::new(),
         }
     }
 }

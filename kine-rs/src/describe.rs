@@ -160,6 +160,7 @@ pub fn command(command: &Command) -> String {
         Command::Accounts(_) => "auth:<>".to_owned(),
         Command::Authenticate { .. } => "authenticate:<>".to_owned(),
         Command::Downgrade { .. } => "downgrade:<>".to_owned(),
+        Command::PeerUrls(_) => "member_update:<>".to_owned(),
     }
 }
 

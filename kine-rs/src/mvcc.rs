@@ -204,6 +204,8 @@ pub struct State {
     pub auth: std::sync::Arc<crate::auth::Accounts>,
     /// Where a downgrade that was enabled goes to.
     pub downgrade: Option<Release>,
+    /// Where other members would reach this one, as the first start or the last update said; `None`: nobody has said it.
+    pub peer_urls: Option<std::sync::Arc<[String]>>,
 }
 
 /// A minor release of etcd.
@@ -248,6 +250,7 @@ impl Default for State {
             alarms: std::sync::Arc::default(),
             auth: std::sync::Arc::default(),
             downgrade: None,
+            peer_urls: None,
         }
     }
 }

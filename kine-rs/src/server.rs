@@ -149,7 +149,6 @@ impl App {
             version: config.version,
             member_name: config.member_name,
             client_urls: config.client_urls,
-            peer_urls: config.peer_urls,
             features: config.features,
         });
         let slow = Slow { limits: config.slow_requests, remote: Arc::from("") };

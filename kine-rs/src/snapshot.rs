@@ -202,7 +202,7 @@ pub fn image(view: &State, identity: &Identity, about: &About) -> Image {
         cluster: ClusterSettings { version: Some(release), downgrade: None },
         members: vec![Member {
             id: identity.member_id,
-            peer_urls: about.peer_urls.clone(),
+            peer_urls: view.peer_urls.as_deref().unwrap_or_default().to_vec(),
             is_learner: false,
             name: about.member_name.clone(),
             client_urls: about.client_urls.clone(),

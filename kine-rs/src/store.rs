@@ -233,7 +233,9 @@ impl Store {
             .ok_or(ProposeError::TooMany)?;
         let answer =
             self.ask(|reply| Proposal::Apply { caller, command, reply: Some(reply), weight }).await?;
-        self.inner.metrics.requests.observe(kind, answer.is_ok(), started.elapsed());
+        if let Some(kind) = kind {
+            self.inner.metrics.requests.observe(kind, answer.is_ok(), started.elapsed());
+        }
         answer.map_err(ProposeError::Apply)
     }
 

@@ -1,6 +1,6 @@
 //! The command line of `etcd`: which flags there are, what is refused and how, and what the flags come to.
 
-use crate::process::{Ended, Face, Ports, READY, Running, ask, etcds, get, post, same};
+use crate::process::{Ended, Face, Ports, READY, Running, ask, etcdctl, etcds, get, post, same};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -252,6 +252,65 @@ fn the_same_flags_make_the_same_ids_which_stay() {
     });
     assert_eq!(answers[0]["members"], answers[4]["members"]);
     assert_eq!(answers[5]["header"]["revision"], json!("4"), "force-new-cluster keeps what is there");
+}
+
+#[test]
+fn peer_urls_are_those_of_the_first_start_until_they_are_updated() {
+    let ports = Ports::new();
+    let moved = "--initial-advertise-peer-urls=http://127.0.0.1:1";
+    // What both take as URLs of a member: the form is the clients' to check.
+    let updates = [
+        json!([format!("http://{}", ports.peer())]),
+        json!(["http://b:2", "http://a:1"]),
+        json!(["b", ""]),
+        json!([]),
+    ];
+    let answers = same(&etcds(), |face| {
+        let mut all = Vec::new();
+        let mut running = face.start(ports, &[]);
+        let id = members(&running, ports)["members"][0]["ID"].clone();
+        // Which forbids no update.
+        let alarm = json!({ "action": "ACTIVATE", "alarm": "NOSPACE", "memberID": id });
+        post(ports.client(), "/v3/maintenance/alarm", &alarm.to_string());
+        for urls in &updates {
+            // Flags of a later start change nothing, neither before the first update nor after one.
+            running.end();
+            running = face.start(ports, &[moved]);
+            all.push(members(&running, ports));
+            let update = |id: &Value| {
+                let update = json!({ "ID": id, "peerURLs": urls }).to_string();
+                post(ports.client(), "/v3/cluster/member/update", &update)
+            };
+            all.push(update(&json!("1"))["message"].clone());
+            all.push(update(&id));
+            all.push(members(&running, ports));
+            all.push(get(ports.peer(), "/members").body.into());
+            all.push(post(ports.client(), "/v3/kv/range", r#"{"key":"YQ=="}"#)["header"]["revision"].clone());
+            // No URLs are null there, and an empty list here.
+            let in_snapshot =
+                *urls == json!([]) || snapshot_has(face, ports, &format!("\"peerURLs\":{urls},"));
+            all.push(in_snapshot.into());
+        }
+        running.end();
+        running = face.start(ports, &[moved]);
+        all.push(members(&running, ports));
+        all.push(get(ports.peer(), "/members").body.into());
+        all
+    });
+    assert_eq!(answers[0]["members"][0]["peerURLs"], updates[0]);
+    assert_eq!(answers[1], json!("etcdserver: member not found"));
+    assert_eq!(answers[2]["members"], answers[3]["members"]);
+    assert_eq!((&answers[5], &answers[6]), (&json!("1"), &json!(true)), "the revision, the snapshot");
+    assert_eq!(answers[14]["members"][0]["peerURLs"], updates[1], "kept over a restart");
+}
+
+/// Whether this text is in a snapshot of it.
+fn snapshot_has(face: &Face, ports: Ports, text: &str) -> bool {
+    let (endpoint, file) = (format!("--endpoints={}", ports.client()), face.file("snapshot.db"));
+    let saved = etcdctl(file.parent().expect("a directory"), &[&endpoint, "snapshot", "save", "snapshot.db"]);
+    assert_eq!(saved.status, Some(0), "{}", saved.stderr);
+    let content = std::fs::read(file).expect("saved");
+    content.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
 #[test]

@@ -1,9 +1,11 @@
-//! Cluster: the members of a store with one member. Changes of membership come with the raft backend.
+//! Cluster: the members of a store with one member, whose peer URLs can be changed. Changes of membership come with the
+//! raft backend.
 
 use super::error::{
     MEMBER_NOT_FOUND, MEMBER_URL_EXISTS, MEMBER_URLS_INVALID, NO_LEARNER, NOT_ENOUGH_STARTED,
 };
 use super::{Api, Authority};
+use crate::apply::{Command, Reply};
 use proto::etcdserverpb::cluster_server::Cluster;
 use proto::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
@@ -21,22 +23,10 @@ impl Cluster for Api {
         request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
         self.known_caller(&request)?;
-        let identity = self.store.identity();
-        let used = |request: &Request<MemberListRequest>| match request.extensions().get::<Authority>() {
-            Some(Authority(url)) => vec![url.clone()],
-            None => Vec::new(),
-        };
-        let or_used = |urls: &Vec<String>| if urls.is_empty() { used(&request) } else { urls.clone() };
-        let member = Member {
-            id: identity.member_id,
-            name: self.about.member_name.clone(),
-            peer_ur_ls: or_used(&self.about.peer_urls),
-            client_ur_ls: or_used(&self.about.client_urls),
-            is_learner: false,
-        };
-        // As etcd: no revision in the headers of this service.
-        let header = Some(ResponseHeader { revision: 0, ..identity.header(0) });
-        Ok(Response::new(MemberListResponse { header, members: vec![member] }))
+        Ok(Response::new(MemberListResponse {
+            header: self.header_without_revision(),
+            members: self.members(&request),
+        }))
     }
 
     async fn member_add(
@@ -62,9 +52,18 @@ impl Cluster for Api {
         &self,
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
-        self.root_caller(&request)?;
-        self.check_member(request.get_ref().id)?;
-        Err(Status::unimplemented(ONE_MEMBER))
+        let caller = self.root_caller(&request)?;
+        let MemberUpdateRequest { id, peer_ur_ls } = request.get_ref();
+        self.check_member(*id)?;
+        // As etcd: its clients look at the form of the URLs, the server takes any text, and none at all.
+        match self.store.propose(caller, Command::PeerUrls(peer_ur_ls.as_slice().into())).await? {
+            Reply::PeerUrls => tracing::info!(member = format!("{id:x}"), ?peer_ur_ls, "updated member"),
+            other => unreachable!("peer URLs are answered with peer URLs, not {other:?}"),
+        }
+        Ok(Response::new(MemberUpdateResponse {
+            header: self.header_without_revision(),
+            members: self.members(&request),
+        }))
     }
 
     async fn member_promote(
@@ -78,6 +77,27 @@ impl Cluster for Api {
 }
 
 impl Api {
+    /// As etcd: no revision in the headers of this service.
+    fn header_without_revision(&self) -> Option<ResponseHeader> {
+        Some(self.store.identity().header(0))
+    }
+
+    /// The one member there is. What nobody has said of it is where this client found it.
+    fn members<T>(&self, request: &Request<T>) -> Vec<Member> {
+        let used = || request.extensions().get::<Authority>().map(|Authority(url)| url.clone());
+        let client_urls = &self.about.client_urls;
+        vec![Member {
+            id: self.store.identity().member_id,
+            name: self.about.member_name.clone(),
+            peer_ur_ls: match &self.store.view().peer_urls {
+                Some(urls) => urls.to_vec(),
+                None => Vec::from_iter(used()),
+            },
+            client_ur_ls: if client_urls.is_empty() { Vec::from_iter(used()) } else { client_urls.clone() },
+            is_learner: false,
+        }]
+    }
+
     fn check_member(&self, id: u64) -> Result<(), Status> {
         if id == self.store.identity().member_id { Ok(()) } else { Err(Status::not_found(MEMBER_NOT_FOUND)) }
     }
@@ -86,7 +106,9 @@ impl Api {
         if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
             return Err(Status::invalid_argument(MEMBER_URLS_INVALID));
         }
-        if urls.iter().any(|url| self.about.peer_urls.contains(url)) {
+        let view = self.store.view();
+        let known = view.peer_urls.as_deref().unwrap_or_default();
+        if urls.iter().any(|url| known.contains(url)) {
             return Err(Status::failed_precondition(MEMBER_URL_EXISTS));
         }
         Ok(())

@@ -411,6 +411,7 @@ impl Weight {
         let bytes = match command {
             Command::Put(request) => request.key.len() + request.value.len(),
             Command::Txn(request) => request.encoded_len(),
+            Command::PeerUrls(urls) => urls.iter().map(String::len).sum(),
             _ => 0,
         };
         let weight = Weight { bytes, waiting: waiting.clone() };

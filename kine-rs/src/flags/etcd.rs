@@ -176,10 +176,9 @@ impl Etcd {
         {
             return Err(VerifyError::NotAdvertised);
         }
-        let peer_urls = flags.list("initial-advertise-peer-urls");
         let first_start = FirstStart::of(&flags)?;
         let features = flags.features()?;
-        let database = Endpoint::sqlite(data_dir.join("member/state.db")).with_ids(first_start.ids());
+        let database = first_start.give(Endpoint::sqlite(data_dir.join("member/state.db")));
         let config = Config {
             endpoint: if flags.bool("unsafe-no-fsync") { database.without_fsync() } else { database },
             listen: Vec::new(),
@@ -232,7 +231,6 @@ impl Etcd {
             },
             member_name: name.to_owned(),
             client_urls: flags.list("advertise-client-urls"),
-            peer_urls,
             ..Config::default()
         };
         let ignored =

@@ -45,8 +45,10 @@ pub enum Kind {
 const KINDS: usize = Kind::DowngradeInfoSet as usize + 1;
 
 impl Kind {
-    pub fn of(command: &Command) -> Kind {
-        match command {
+    /// `None`: a change of membership, which etcd does not time.
+    pub fn of(command: &Command) -> Option<Kind> {
+        Some(match command {
+            Command::PeerUrls(_) => return None,
             Command::Put(_) => Kind::Put,
             Command::DeleteRange(_) => Kind::DeleteRange,
             Command::Txn(_) => Kind::Txn,
@@ -69,7 +71,7 @@ impl Kind {
                 Change::GrantPermission { .. } => Kind::AuthRoleGrantPermission,
                 Change::RevokePermission { .. } => Kind::AuthRoleRevokePermission,
             },
-        }
+        })
     }
 }
 
@@ -163,7 +165,9 @@ impl Applied {
         let requests = &self.metrics.requests;
         // As etcd: a compaction that comes too late has lost nothing.
         let success = matches!(result, Ok(_) | Err(ApplyError::Compacted { .. }));
-        requests.applied.observe(Kind::of(command), success, took);
+        if let Some(kind) = Kind::of(command) {
+            requests.applied.observe(kind, success, took);
+        }
         if let Some(expected) = self.slow.filter(|slow| took > *slow) {
             requests.count_slow();
             let error = result.as_ref().err().map(|error| error.to_string());

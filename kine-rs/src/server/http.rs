@@ -32,8 +32,9 @@ struct Releases<'a> {
 #[serde(rename_all = "camelCase")]
 struct Member<'a> {
     id: u64,
+    /// `null`: none.
     #[serde(rename = "peerURLs")]
-    peer_urls: &'a [String],
+    peer_urls: Option<&'a [String]>,
     #[serde(skip_serializing_if = "str::is_empty")]
     name: &'a str,
     #[serde(rename = "clientURLs", skip_serializing_if = "<[_]>::is_empty")]
@@ -97,10 +98,10 @@ fn variables() -> String {
 }
 
 fn members(api: &Api) -> Response<Body> {
-    let identity = api.store.identity();
+    let (identity, view) = (api.store.identity(), api.store.view());
     let member = Member {
         id: identity.member_id,
-        peer_urls: &api.about.peer_urls,
+        peer_urls: view.peer_urls.as_deref().filter(|urls| !urls.is_empty()),
         name: &api.about.member_name,
         client_urls: &api.about.client_urls,
     };

@@ -10,13 +10,15 @@ use super::takeover::{self, take_over};
 use super::{APPLICATION_ID, FORMAT, VALUE_BYTES_MAX, beside, writer::SqliteWriter};
 use crate::apply::{
     Identity, META_CLUSTER_ID, META_COMPACT_REVISION, META_DOWNGRADE, META_INDEX, META_MEMBER_ID,
-    META_REVISION_FLOOR, META_TERM, alarm_key,
+    META_PEER_URLS, META_REVISION_FLOOR, META_TERM, alarm_key, encode_peer_urls,
 };
 use crate::auth::Accounts;
 use crate::backend::{Ids, Images, Opened, new_identity};
 use crate::lease::TTL_MAX_SECONDS;
 use crate::mvcc::{Granted, Location, REVISION_MAX, Rebuild, Release, Replay, State, Version};
 use crate::rows::Bucket;
+use prost::Message;
+use proto::etcdserverpb::Member;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, limits::Limit};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -58,6 +60,8 @@ pub struct Options {
     pub fsync: bool,
     /// Ids of a new store; `None`: random ones.
     pub ids: Option<Ids>,
+    /// Peer URLs of a store that has none yet; `None`: it gets none.
+    pub peer_urls: Option<Arc<[String]>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -118,8 +122,9 @@ pub fn open(options: &Options) -> Result<Opened, OpenError> {
         check_integrity(path, &connection)?;
     }
     let files = IndexFiles::beside(path, options.fsync);
-    let Rebuilt { state, covered } = rebuild(path, &connection, &files)?;
-    let identity = identify(&connection, options.ids, covered).map_err(failed)?;
+    let Rebuilt { mut state, covered } = rebuild(path, &connection, &files)?;
+    state.peer_urls = state.peer_urls.or_else(|| options.peer_urls.clone());
+    let identity = identify(&connection, options.ids, state.peer_urls.as_deref(), covered).map_err(failed)?;
     // Not before the record that may have named them is gone.
     files.tidy(covered.is_some());
     let reader = Arc::new(SqliteReader::new(path.clone()));
@@ -244,11 +249,13 @@ pub(super) fn check_integrity(path: &Path, connection: &Connection) -> Result<()
     if verdict == "ok" { Ok(()) } else { Err(OpenError::Corrupt { path: path.into(), detail: verdict }) }
 }
 
-/// Ids of the store, made at its creation; the term counts its starts, as a member's elections would. In the same
-/// transaction the image of the index is given up if it was not used: from now on rows may get locations that it knows.
+/// Ids of the store, made at its creation, and its peer URLs; the term counts its starts, as a member's elections would. In
+/// the same transaction the image of the index is given up if it was not used: from now on rows may get locations that it
+/// knows.
 fn identify(
     connection: &Connection,
     ids: Option<Ids>,
+    peer_urls: Option<&[String]>,
     covered: Option<Location>,
 ) -> rusqlite::Result<Identity> {
     let stored = |key: &[u8]| meta(connection, key).map(|value| value.map(|number| number as u64));
@@ -270,6 +277,9 @@ fn identify(
     ] {
         statement.execute((Bucket::Meta as i64, key, value.to_be_bytes().as_slice()))?;
     }
+    if let Some(urls) = peer_urls {
+        statement.execute((Bucket::Meta as i64, META_PEER_URLS, encode_peer_urls(urls)))?;
+    }
     connection.execute_batch("COMMIT")?;
     Ok(identity)
 }
@@ -284,14 +294,12 @@ pub(super) fn meta_bytes<const N: usize>(
     connection: &Connection,
     key: &[u8],
 ) -> rusqlite::Result<Option<[u8; N]>> {
-    let found: Option<Vec<u8>> = connection
-        .query_row(
-            "SELECT value FROM records WHERE bucket = ?1 AND key = ?2",
-            (Bucket::Meta as i64, key),
-            |row| row.get(0),
-        )
-        .optional()?;
-    Ok(found.and_then(|value| value.try_into().ok()))
+    Ok(meta_value(connection, key)?.and_then(|value| value.try_into().ok()))
+}
+
+fn meta_value(connection: &Connection, key: &[u8]) -> rusqlite::Result<Option<Vec<u8>>> {
+    let select = "SELECT value FROM records WHERE bucket = ?1 AND key = ?2";
+    connection.query_row(select, (Bucket::Meta as i64, key), |row| row.get(0)).optional()
 }
 
 struct Rebuilt {
@@ -350,6 +358,7 @@ struct Records {
     alarms: Arc<BTreeSet<(u64, i32)>>,
     auth: Arc<Accounts>,
     downgrade: Option<Release>,
+    peer_urls: Option<Arc<[String]>>,
 }
 
 impl Records {
@@ -375,6 +384,9 @@ impl Records {
                 accounts.record(bucket, &key, &value).map_err(|error| corrupt(error.to_string()))?;
             }
         }
+        let member = meta_value(connection, META_PEER_URLS).map_err(failed)?;
+        let member = member.map(|member| Member::decode(member.as_slice())).transpose();
+        let member = member.map_err(|error| corrupt(format!("record peer_urls: {error}")))?;
         let number = |key| meta(connection, key).map_err(failed);
         Ok(Records {
             compact_revision: number(META_COMPACT_REVISION)?.unwrap_or(-1),
@@ -383,6 +395,7 @@ impl Records {
             alarms: Arc::new(alarms),
             auth: Arc::new(accounts.finish()),
             downgrade: number(META_DOWNGRADE)?.map(|both| Release::decode(both.to_be_bytes())),
+            peer_urls: member.map(|member| member.peer_ur_ls.into()),
         })
     }
 
@@ -395,6 +408,7 @@ impl Records {
         state.alarms = self.alarms.clone();
         state.auth = self.auth.clone();
         state.downgrade = self.downgrade;
+        state.peer_urls = self.peer_urls.clone();
         Ok(state)
     }
 }

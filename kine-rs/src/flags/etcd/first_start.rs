@@ -2,10 +2,10 @@
 //!
 //! Ids are derived as etcd derives them, so the same flags give the same ids: whoever keeps one somewhere (a backup's name, a
 //! dashboard, a script that expects the id of a test) finds it again, and two clusters are told apart by their token, as
-//! etcd's manual says. To a database that has its ids all of this is nothing.
+//! etcd's manual says. To a database that has its ids and peer URLs all of this is nothing.
 
 use super::{Flags, VerifyError};
-use crate::backend::Ids;
+use crate::backend::{Endpoint, Ids};
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -40,8 +40,13 @@ impl FirstStart {
         })
     }
 
+    /// Who a new store at `endpoint` is.
+    pub fn give(&self, endpoint: Endpoint) -> Endpoint {
+        endpoint.with_member(self.ids(), &self.peer_urls)
+    }
+
     /// A member is its peer URLs and the token; a cluster is the ids of its first members, of which there is one here.
-    pub fn ids(&self) -> Ids {
+    fn ids(&self) -> Ids {
         let mut urls: Vec<&str> = self.peer_urls.iter().map(String::as_str).collect();
         urls.sort_unstable();
         let member_id = hash(&[urls.concat().as_bytes(), self.token.as_bytes()].concat());
