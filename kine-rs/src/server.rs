@@ -483,10 +483,7 @@ impl Reception {
             tracing::debug!(%error, "connection ended");
         }
         if let Some(session) = taken_over.take() {
-            tokio::select! {
-                () = session => {}
-                () = is_true(&mut self.closed) => {}
-            }
+            session(Box::pin(async move { is_true(&mut self.closed).await })).await;
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::metrics::grpc::{Call, Method, OfVersion};
 use ::http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header::CONTENT_TYPE,
 };
+use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use prometheus::IntCounter;
 use proto::etcdserverpb::auth_server::AuthServer;
@@ -38,8 +39,8 @@ use tower_service::Service;
 /// Where etcd's clients say of which version they are.
 const CLIENT_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 
-/// What goes on with a connection that has left HTTP.
-type Session = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// What goes on with a connection that has left HTTP, given what is done when the server stops.
+type Session = Box<dyn FnOnce(BoxFuture<'static, ()>) -> BoxFuture<'static, ()> + Send>;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Sent>, Infallible>> + Send>>;
 
@@ -145,12 +146,13 @@ impl Faces {
     }
 
     /// Leaves a session with the connection of the request being answered. It is not of that connection any more.
-    pub fn take_over<S>(&self, session: impl FnOnce(Faces) -> S)
+    pub fn take_over<S>(&self, session: impl FnOnce(Faces, BoxFuture<'static, ()>) -> S + Send + 'static)
     where
         S: Future<Output = ()> + Send + 'static,
     {
-        let session = session(Faces { taken_over: TakenOver::default(), ..self.clone() });
-        *self.taken_over.0.lock().expect("no holder of a session panics") = Some(Box::pin(session));
+        let faces = Faces { taken_over: TakenOver::default(), ..self.clone() };
+        let session: Session = Box::new(move |stop| Box::pin(session(faces, stop)));
+        *self.taken_over.0.lock().expect("no holder of a session panics") = Some(session);
     }
 
     /// Answers one gRPC call, counted and measured.

@@ -2,7 +2,7 @@
 //! would read line by line goes as messages.
 //!
 //! One session is one call. It ends when either side has said its last word: the call's answer is complete, or the client
-//! closes. A session runs in the task of the connection it took over (see `server`), so it counts among the connections,
+//! closes, or the server stops: then the call is told that its client has said all. A session runs in the task of the connection it took over (see `server`), so it counts among the connections,
 //! and as a request for as long as it lasts. Handshake, framing and pings are tungstenite's; etcd's peculiarities are here:
 //! a token comes as a subprotocol or as a cookie, because pages of a browser can set nothing else.
 //!
@@ -27,6 +27,7 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
@@ -82,7 +83,7 @@ pub fn accept(faces: &Faces, mut request: Request<Body>, options: &Http) -> Resp
     let bearer = protocol.is_some_and(|protocol| protocol.starts_with(BEARER));
     let call = Call::of(request.uri().clone(), headers);
     let upgrade = hyper::upgrade::on(&mut request);
-    faces.take_over(|faces| call.run(faces, upgrade));
+    faces.take_over(|faces, stop| call.run(faces, upgrade, stop));
 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -116,7 +117,7 @@ impl Call {
         Call { uri, headers }
     }
 
-    async fn run(self, faces: Faces, upgrade: OnUpgrade) {
+    async fn run(self, faces: Faces, upgrade: OnUpgrade, stop: BoxFuture<'static, ()>) {
         let Some(mut admitted) = faces.admit() else { return };
         let connection = match upgrade.await {
             Ok(connection) => TokioIo::new(connection),
@@ -141,7 +142,7 @@ impl Call {
         (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) =
             (Method::POST, self.uri, self.headers);
         tokio::select! {
-            () = read(from_client, &arriving, to_call) => {}
+            () = read(from_client, &arriving, to_call, stop) => {}
             () = arriving.stalled() => tracing::debug!("a WebSocket ends: its client does not finish a message"),
             () = write(gateway(&faces, request), &mut to_client, &mut admitted) => {}
         }
@@ -150,13 +151,22 @@ impl Call {
     }
 }
 
-/// Feeds the call until the client has nothing more to say.
+/// Feeds the call until the client has nothing more to say; from a stop on it is not listened to.
 async fn read<E: std::fmt::Display>(
     mut from_client: impl Stream<Item = Result<Message, E>> + Unpin,
     arriving: &Arriving,
     to_call: mpsc::Sender<Result<Frame<Bytes>, Infallible>>,
+    mut stop: BoxFuture<'static, ()>,
 ) {
-    while let Some(message) = from_client.next().await {
+    loop {
+        let message = tokio::select! {
+            message = from_client.next() => message,
+            () = &mut stop => {
+                drop(to_call);
+                return std::future::pending().await;
+            }
+        };
+        let Some(message) = message else { return };
         let payload = match message {
             Ok(Message::Text(text)) => Bytes::from(text),
             Ok(Message::Binary(bytes)) => bytes,
