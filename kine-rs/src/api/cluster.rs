@@ -33,8 +33,17 @@ impl Cluster for Api {
         &self,
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
+        let urls = &request.get_ref().peer_ur_ls;
+        // As in etcd, before it is looked at who asks.
+        if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
+            return Err(Status::invalid_argument(MEMBER_URLS_INVALID));
+        }
         self.root_caller(&request)?;
-        self.check_peer_urls(&request.get_ref().peer_ur_ls)?;
+        let view = self.store.view();
+        let known = view.peer_urls.as_deref().unwrap_or_default();
+        if urls.iter().any(|url| known.contains(url)) {
+            return Err(Status::failed_precondition(MEMBER_URL_EXISTS));
+        }
         Err(Status::unimplemented(ONE_MEMBER))
     }
 
@@ -100,18 +109,6 @@ impl Api {
 
     fn check_member(&self, id: u64) -> Result<(), Status> {
         if id == self.store.identity().member_id { Ok(()) } else { Err(Status::not_found(MEMBER_NOT_FOUND)) }
-    }
-
-    fn check_peer_urls(&self, urls: &[String]) -> Result<(), Status> {
-        if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
-            return Err(Status::invalid_argument(MEMBER_URLS_INVALID));
-        }
-        let view = self.store.view();
-        let known = view.peer_urls.as_deref().unwrap_or_default();
-        if urls.iter().any(|url| known.contains(url)) {
-            return Err(Status::failed_precondition(MEMBER_URL_EXISTS));
-        }
-        Ok(())
     }
 }
 
