@@ -121,6 +121,9 @@ fn write_row(table: &mut String, row: &Row, judgement: &Judgement) {
 
 /// Three significant digits.
 fn short(value: f64) -> String {
+    if value.is_infinite() {
+        return "more than can be told".to_owned();
+    }
     let decimals = match value.abs() {
         value if value >= 100.0 => 0,
         value if value >= 10.0 => 1,
@@ -198,6 +201,13 @@ mod tests {
         assert!(table(&samples).contains("| 22.0 /s | etcd 11.0 /s | 2.00 |"), "{}", table(&samples));
         samples.retain(|sample| sample.server == Kind::Ours || sample.round == 2);
         assert!(table(&samples).contains("| 22.0 /s | etcd 100 /s | 2.10 |"), "{}", table(&samples));
+    }
+
+    #[test]
+    fn nothing_at_all_is_not_a_number_of_times_better() {
+        let metric = Metric::IdleCpu;
+        let text = table(&[sample(Kind::Ours, metric, 0.0), sample(Kind::Etcd, metric, 0.5)]);
+        assert!(text.contains("| more than can be told |"), "{text}");
     }
 
     #[test]
