@@ -1,6 +1,7 @@
 //! Replies that are written in pieces say what the whole would, whatever happens to their keys meanwhile.
 
 use crate::http2::{Client, DATA};
+use crate::keys::everything;
 use crate::servers::Inside;
 use bytes::Bytes;
 use kine_rs::config::Config;
@@ -49,10 +50,6 @@ async fn fill(kv: &mut KvClient<Channel>, round: u8, before: &[KeyValue]) -> Vec
         });
     }
     all
-}
-
-fn everything() -> RangeRequest {
-    RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() }
 }
 
 async fn connect(server: &Inside) -> KvClient<Channel> {

@@ -4,6 +4,7 @@
 
 mod floods;
 mod http2;
+mod keys;
 mod large_replies;
 mod memory;
 mod pings;

@@ -1,17 +1,16 @@
 //! Memory of the server under load, against the budgets it names; weighed from outside.
 
 use crate::http2::{Client, DATA, Frame, PING};
+use crate::keys::{everything, put_all};
 use crate::servers::Process;
 use bytes::Bytes;
 use kine_rs::config::{REPLY_BYTES, WATCH_BYTES};
 use prost::Message;
 use proto::etcdserverpb::kv_client::KvClient;
-use proto::etcdserverpb::request_op::Request as Op;
 use proto::etcdserverpb::watch_client::WatchClient;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::{
-    LeaseKeepAliveRequest, PutRequest, RangeRequest, RequestOp, SnapshotRequest, TxnRequest,
-    WatchCreateRequest, WatchRequest,
+    LeaseKeepAliveRequest, PutRequest, RangeRequest, SnapshotRequest, WatchCreateRequest, WatchRequest,
 };
 use std::collections::HashSet;
 use std::thread;
@@ -27,22 +26,13 @@ const KEYS: usize = 46_000;
 const VALUE_BYTES: usize = 1_000;
 const LIST_BYTES: usize = KEYS * VALUE_BYTES;
 
-fn everything() -> RangeRequest {
-    RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() }
-}
-
 async fn fill(server: &Process) -> KvClient<Channel> {
-    const KEYS_PER_TXN: usize = 100;
     let mut kv = KvClient::connect(server.url()).await.expect("connected");
-    for start in (0..KEYS).step_by(KEYS_PER_TXN) {
-        let put = |n: usize| {
-            let value = vec![n as u8; VALUE_BYTES].into();
-            let put = PutRequest { key: format!("k{n:06}").into(), value, ..Default::default() };
-            RequestOp { request: Some(Op::RequestPut(put)) }
-        };
-        let success = (start..start + KEYS_PER_TXN).map(put).collect();
-        kv.txn(TxnRequest { success, ..Default::default() }).await.expect("put");
-    }
+    let put = |n: usize| {
+        let value = vec![n as u8; VALUE_BYTES].into();
+        PutRequest { key: format!("k{n:06}").into(), value, ..Default::default() }
+    };
+    put_all(&mut kv, (0..KEYS).map(put)).await;
     kv
 }
 

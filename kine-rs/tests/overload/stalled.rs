@@ -1,11 +1,11 @@
 //! Clients that do not read what they asked for: they hold what they may, others wait their turn, and then they are cut off.
 
 use crate::http2::{Client, DATA, RST_STREAM};
+use crate::keys::{everything, put_all};
 use crate::servers::Inside;
 use kine_rs::config::{Config, Connections};
 use proto::etcdserverpb::kv_client::KvClient;
-use proto::etcdserverpb::request_op::Request as Op;
-use proto::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest};
+use proto::etcdserverpb::{PutRequest, RangeRequest};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -16,15 +16,10 @@ use tonic::{Code, Status};
 pub const KEYS: usize = 3_000;
 /// A list of them is more than the buffers of a socket take.
 const VALUE_BYTES: usize = 8 << 10;
-const KEYS_PER_TXN: usize = 100;
 /// Memory for one large reply at a time.
 const ONE_REPLY: usize = 1 << 20;
 const TOO_MANY: &str = "etcdserver: too many requests";
 const MAX_WINDOW: u32 = u32::MAX >> 1;
-
-fn everything() -> RangeRequest {
-    RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() }
-}
 
 /// A server that cuts off at once, or never within a test.
 pub async fn start(stall_max: Duration) -> (Inside, KvClient<Channel>) {
@@ -32,15 +27,11 @@ pub async fn start(stall_max: Duration) -> (Inside, KvClient<Channel>) {
     let server = Inside::start(Config { reply_bytes: ONE_REPLY, connections, ..Config::default() });
     let mut kv =
         KvClient::connect(server.url()).await.expect("connected").max_decoding_message_size(usize::MAX);
-    for start in (0..KEYS).step_by(KEYS_PER_TXN) {
-        let put = |n: usize| {
-            let value = vec![n as u8; VALUE_BYTES].into();
-            let put = PutRequest { key: format!("k{n:05}").into(), value, ..Default::default() };
-            RequestOp { request: Some(Op::RequestPut(put)) }
-        };
-        let success = (start..start + KEYS_PER_TXN).map(put).collect();
-        kv.txn(TxnRequest { success, ..Default::default() }).await.expect("put");
-    }
+    let put = |n: usize| {
+        let value = vec![n as u8; VALUE_BYTES].into();
+        PutRequest { key: format!("k{n:05}").into(), value, ..Default::default() }
+    };
+    put_all(&mut kv, (0..KEYS).map(put)).await;
     (server, kv)
 }
 

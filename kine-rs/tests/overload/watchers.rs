@@ -1,14 +1,12 @@
 //! Ten thousand watchers, however they are spread: each gets its events, once, in order.
 
+use crate::keys::put_all;
 use crate::servers::{Inside, Process};
 use kine_rs::config::Config;
 use proto::etcdserverpb::kv_client::KvClient;
-use proto::etcdserverpb::request_op::Request as Op;
 use proto::etcdserverpb::watch_client::WatchClient;
 use proto::etcdserverpb::watch_request::RequestUnion;
-use proto::etcdserverpb::{
-    PutRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest, WatchResponse,
-};
+use proto::etcdserverpb::{PutRequest, WatchCreateRequest, WatchRequest, WatchResponse};
 use std::collections::HashMap;
 use std::ops::Range;
 use tokio::sync::mpsc;
@@ -17,7 +15,6 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 const WATCHERS: usize = 10_000;
-const KEYS_PER_TXN: usize = 100;
 
 /// A stream of watchers, each of one key.
 struct Stream {
@@ -85,14 +82,9 @@ impl Stream {
     }
 }
 
-/// Writes keys with one transaction.
 async fn put(kv: &mut KvClient<Channel>, keys: Range<usize>) {
-    let put = |key| {
-        let put = PutRequest { key: name(key).into(), value: "v".into(), ..Default::default() };
-        RequestOp { request: Some(Op::RequestPut(put)) }
-    };
-    let success = keys.map(put).collect();
-    kv.txn(TxnRequest { success, ..Default::default() }).await.expect("put");
+    let put = |key| PutRequest { key: name(key).into(), value: "v".into(), ..Default::default() };
+    put_all(kv, keys.map(put)).await;
 }
 
 /// Spreads watchers over streams of one connection and writes every key twice.
@@ -107,9 +99,7 @@ async fn every_watcher_gets_its_events(streams: usize) {
     // On another connection: what is watched waits for nobody.
     let mut kv = KvClient::new(connect(&server.url()).await);
     for _ in 0..2 {
-        for key in (0..WATCHERS).step_by(KEYS_PER_TXN) {
-            put(&mut kv, key..key + KEYS_PER_TXN).await;
-        }
+        put(&mut kv, 0..WATCHERS).await;
     }
     for stream in &mut open {
         stream.expect(2).await;
