@@ -144,15 +144,23 @@ pub trait RowWriter: Send {
     fn size(&self) -> Size;
 }
 
+/// As many values, from what `visit` shows of them.
+pub fn copied(
+    count: usize,
+    visit: impl FnOnce(&mut dyn FnMut(usize, &[u8])) -> Result<(), ReadError>,
+) -> Result<Vec<Bytes>, ReadError> {
+    let mut values = vec![Bytes::new(); count];
+    visit(&mut |at, value| values[at] = Bytes::copy_from_slice(value))?;
+    Ok(values)
+}
+
 /// Readers of a backend, used by many threads at once.
 pub trait RowReader: Send + Sync {
     /// Shows the values that are not empty, in any order, each with the place of its version.
     fn visit(&self, versions: &[Version], each: &mut dyn FnMut(usize, &[u8])) -> Result<(), ReadError>;
     /// The values in the order of their versions.
     fn load(&self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
-        let mut values = vec![Bytes::new(); versions.len()];
-        self.visit(versions, &mut |at, value| values[at] = Bytes::copy_from_slice(value))?;
-        Ok(values)
+        copied(versions.len(), |each| self.visit(versions, each))
     }
     /// Up to `rows_max` rows, and not many more than `bytes_max` of values, from the first row at or above `from`.
     fn scan(&self, from: ScanFrom, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, ReadError>;

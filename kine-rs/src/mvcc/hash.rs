@@ -24,14 +24,13 @@ pub struct Hasher<'a> {
 impl<'a> Hasher<'a> {
     /// Hashes what `state` has up to and including revision `upto`.
     pub fn new(state: &'a State, upto: i64) -> Self {
-        let empty = state.count(Span::ALL, upto) == 0;
-        Hasher { state, upto, empty, crc: crc32c::crc32c(BUCKET), buffer: Vec::new() }
+        Hasher { empty: state.count(Span::ALL, upto) == 0, ..Hasher::compacting(state, upto) }
     }
 
     /// The same for the hash that etcd takes while it compacts `state` to `upto`. That keeps the tombstones of `upto`, and
     /// there are some where no key lives.
     pub fn compacting(state: &'a State, upto: i64) -> Self {
-        Hasher { empty: false, ..Hasher::new(state, upto) }
+        Hasher { state, upto, empty: false, crc: crc32c::crc32c(BUCKET), buffer: Vec::new() }
     }
 
     /// Takes the next row in order; false once all that counts has been taken.

@@ -54,15 +54,8 @@ fn failed(error: rusqlite::Error) -> ReadError {
     ReadError::Io(error.to_string())
 }
 
-/// Values in the order asked for.
-pub(super) fn load(connection: &Connection, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
-    let mut values = vec![Bytes::new(); versions.len()];
-    visit(connection, versions, &mut |at, value| values[at] = Bytes::copy_from_slice(value))?;
-    Ok(values)
-}
-
 /// Shows values in location order, neighbours in one walk.
-fn visit(
+pub(super) fn visit(
     connection: &Connection,
     versions: &[Version],
     each: &mut dyn FnMut(usize, &[u8]),

@@ -3,9 +3,9 @@
 use super::checkpoint::Checkpointer;
 use super::integrity::IntegrityCheck;
 use super::lock::LockFile;
-use super::reader::load;
+use super::reader::visit;
 use crate::mvcc::Version;
-use crate::rows::{Batch, CommitError, ReadError, RowWriter, Size};
+use crate::rows::{Batch, CommitError, ReadError, RowWriter, Size, copied};
 use bytes::Bytes;
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
@@ -165,7 +165,7 @@ impl RowWriter for SqliteWriter {
     }
 
     fn load(&mut self, versions: &[Version]) -> Result<Vec<Bytes>, ReadError> {
-        load(&self.connection, versions)
+        copied(versions.len(), |each| visit(&self.connection, versions, each))
     }
 
     fn release_space(&mut self) -> Result<bool, CommitError> {

@@ -2,9 +2,10 @@
 //! would read line by line goes as messages.
 //!
 //! One session is one call. It ends when either side has said its last word: the call's answer is complete, or the client
-//! closes, or the server stops: then the call is told that its client has said all. A session runs in the task of the connection it took over (see `server`), so it counts among the connections,
-//! and as a request for as long as it lasts. Handshake, framing and pings are tungstenite's; etcd's peculiarities are here:
-//! a token comes as a subprotocol or as a cookie, because pages of a browser can set nothing else.
+//! closes, or the server stops: then the call is told that its client has said all. A session runs in the task of the
+//! connection it took over (see `server`), so it counts among the connections, and as a request for as long as it lasts.
+//! Handshake, framing and pings are tungstenite's; etcd's peculiarities are here: a token comes as a subprotocol or as a
+//! cookie, because pages of a browser can set nothing else.
 //!
 //! Memory is counted as for other requests and replies: see `arriving` for what comes. A line goes in as many frames as the
 //! gateway makes it in, and what the answer holds of the budget is held until its last frame is written.
